@@ -34,7 +34,6 @@ from mpc_train.errors import DataError, JobError, OwnersError
 from mpc_train.evaluation.learnt import Found
 from mpc_train.federated.adding import Enter, add_up, entered, groups
 from mpc_train.federated.limits import Limits
-from mpc_train.federated.noise import noised
 from mpc_train.federated.rounds import messages
 from mpc_train.federated.rounds.desk import Desk
 from mpc_train.federated.rounds.kept import Kept, Memory, newest
@@ -421,7 +420,7 @@ class Rounds:
                 "Nothing of this round was opened"
             )
         assert found.total is not None
-        total = noised(job, self._limits, found.total, len(counted))
+        total = found.total
         if isinstance(found.rows, Masked):
             total = concatenate([total, found.rows])
         half = gate.for_recipients(GLOBAL, number * per, total)

@@ -44,6 +44,11 @@ def test_a_job_is_carried_and_described(tmp_path: Path) -> None:
         ("seed = 3", "seed = 3\nepochs = 2", "train.epochs: not with mode"),
         ('mode = "federated"\n', "", "train.federated: only with mode"),
         ("[train]", "[reveal]\nmetrics = ['auc']\n[train]", "reveal: a federated job reveals"),
+        (
+            "[train]",
+            "[privacy]\nepsilon = 1\ndelta = 1e-5\nneighbours = 'zeroed'\n[train]",
+            "privacy: nothing is added",
+        ),
         ("[train]", "[fixed_point]\nfraction_bits = 22\n[train]", "fixed_point: the scale"),
         ('module = "federated_net:network"', 'module = "federated_net:none"', "model.module"),
         ('kind = "logistic"', 'kind = "mlp"\nhidden = [3]', "model.kind: linear, logistic"),
