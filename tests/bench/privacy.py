@@ -137,7 +137,7 @@ def pictures() -> Study:
     rows, labels = images()
     columns = [(0.0, 255.0, 0.0, 255.0)] * rows.shape[1]
     model = "hidden = [32]\nclasses = 10"
-    return Study("images", rows, labels, columns, "mlp", model, "1", 10, 15, "0.2", "0.00001",
+    return Study("images", rows, labels, columns, "mlp", model, "1", 5, 15, "0.5", "0.00001",
                  ("8",))  # fmt: skip
 
 
