@@ -10,7 +10,8 @@ others than those whose rows the model was trained on, and these are not asked a
 4. Going on is allowed by `train_on`, and the later job allows no more under `[serve]`: a model that
    stays in shares stays there, whatever comes of it.
 5. Metrics are over no fewer rows, and no more exact, than those of the model's own job: also the
-   first steps of a training measure the model with which it begins.
+   first steps of a training measure the model with which it begins. Nobody is named as their reader
+   but owners and readers of the model's job and whoever measures.
 """
 
 from __future__ import annotations
@@ -121,6 +122,12 @@ def _metrics(model: Job, job: Job) -> list[str]:  # 5
             found.append(f"reveal.{key} must be at least {getattr(then, key)}, as in its job")
     if then.decimals is not None and (now.decimals is None or now.decimals > then.decimals):
         found.append(f"reveal.decimals must be at most {then.decimals}, as in its job")
+    known = {*model.owners, *model.recipients, *then.metrics_to, *job.owners}
+    if others := [name for name in now.metrics_to if name not in known]:
+        found.append(
+            f"reveal.metrics_to names {', '.join(others)}: metrics of this model are for its "
+            "owners, those to whom its job reveals, and whoever measures it"
+        )
     if then.noise is not None and (now.noise is None or now.noise.epsilon > then.noise.epsilon):
         found.append(f"reveal.noise must have at most ε = {then.noise.epsilon}, as in its job")
     return found

@@ -172,6 +172,14 @@ def test_only_validators_measure_and_no_more_closely_than_its_own_job(tmp_path: 
     ):
         with pytest.raises(RefusedError, match=words):
             check_use(changed, "0" * 64, job)
+    check_use(first, "0" * 64, altered(job, "reveal", metrics_to=("dora", first.owners[0])))
+    check_use(
+        altered(first, "reveal", metrics_to=("eve",)),
+        "0" * 64,
+        altered(job, "reveal", metrics_to=("eve",)),
+    )
+    with pytest.raises(RefusedError, match="metrics_to names eve: metrics of this model"):
+        check_use(first, "0" * 64, altered(job, "reveal", metrics_to=("dora", "eve")))
 
 
 def test_what_people_and_rules_see(tmp_path: Path) -> None:
