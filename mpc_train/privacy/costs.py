@@ -67,6 +67,10 @@ REFUSED: dict[str, tuple[str, str]] = {
         "tells everybody whether a value of some row was too large, without noise; write guard = "
         "false: a training that diverges then ends like any other",
     ),
+    "federated": (
+        "train.mode",
+        "owners see the sum of the updates of each round, without noise; train over shares",
+    ),
     "early_stopping": (
         "train.early_stopping",
         "tells everybody after each check how the loss has changed, without noise; remove it, and "

@@ -30,6 +30,8 @@ NOBODY_ELSES: dict[str, str] = {
     "mpc_train.commands.local.script_node": "the launcher's own file, in a directory of its own",
     "mpc_train.commands.operating.watch": "asks a page of this machine, which the operator names",
     "mpc_train.jobs.schedule": "views the bytes of a stream that was made here",
+    "mpc_train.twin.private": "views the system's randomness",
+    "protocols.noise.gaussian": "views the words of a stream that was made here",
     "mpc_train.serving.lanes": "the head of a frame that the channel has verified; test_lanes",
     "mpc_train.run.phases.shelf": "reads an object of the vault, which has verified",
     "mpc_train.commands.local.run": "the model that a node of this machine has written",

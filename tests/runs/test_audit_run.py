@@ -197,6 +197,7 @@ def test_a_node_that_cannot_log_shares_nothing(
     assert "the audit log cannot be written" in error and "nothing is shared" in error
 
 
+@pytest.mark.slow
 def test_a_refused_job_is_an_entry(tmp_path: Path, homes: Path) -> None:
     shutil.copytree(homes, tmp_path / "homes")
     study = Study(tmp_path)

@@ -2,6 +2,8 @@
 
 import time
 
+import pytest
+
 from parties.agreement.contract import CONTRACT_VERSION
 from parties.doctor.findings import Level
 from parties.wire.zmq_transport import CurveKeys
@@ -10,6 +12,7 @@ from tests.support.local_run import LocalRun
 from tests.support.patience import PATIENCE_S
 
 
+@pytest.mark.slow
 def test_a_coordinator_answers_before_and_during_a_run(local_run: LocalRun) -> None:
     local_run.coordinator()
     keys = {

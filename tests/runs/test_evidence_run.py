@@ -32,6 +32,7 @@ def last(result: Result) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.slow
 def test_every_node_writes_evidence_that_anybody_verifies(
     study: Study,  # noqa: F811
     tmp_path: Path,
@@ -52,6 +53,7 @@ def test_every_node_writes_evidence_that_anybody_verifies(
         assert study.leaks(*blobs) == set()
 
 
+@pytest.mark.slow
 def test_evidence_of_a_tampered_log_is_written_and_marked(
     study: Study,  # noqa: F811
     tmp_path: Path,

@@ -132,6 +132,7 @@ def check_blamed(study: Study, name: str, status: int, message: str, others: str
         for kind in DATA_FAULTS
     ],
 )
+@pytest.mark.slow
 def test_bad_data_at_one_node(study: Study, kind: str) -> None:
     change, message = DATA_FAULTS[kind]
     change(study.csv("bob"))
@@ -331,6 +332,7 @@ def await_missing(study: Study, *names: str) -> None:
     wait_until(missing, f"only {names} to be missing")
 
 
+@pytest.mark.slow
 def test_a_party_that_dies_in_the_middle(long_study: Study) -> None:
     long_study.coordinator()
     long_study.nodes()
@@ -353,6 +355,7 @@ def test_a_party_that_dies_in_the_middle(long_study: Study) -> None:
     assert long_study.leaks() == set()
 
 
+@pytest.mark.slow
 def test_a_good_run_leaves_nothing_secret(good_study: Study) -> None:
     assert len(list(good_study.secrets.glob("*.words"))) == 4
     assert all(path.stat().st_size > 10_000 for path in good_study.secrets.glob("[abr]*.words"))
@@ -391,6 +394,7 @@ def opened(study: Study, sealed: Path, out: Path, who: str = "office", **options
     )
 
 
+@pytest.mark.slow
 def test_only_a_recipient_with_all_envelopes_opens_the_model(
     good_study: Study, tmp_path: Path
 ) -> None:

@@ -50,6 +50,7 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]
     return folder, record, err
 
 
+@pytest.mark.slow
 def test_the_report_has_every_field(good: tuple[Path, dict[str, Any], str]) -> None:
     _, record, _ = good
     assert record["status"] == "ok"
@@ -62,6 +63,7 @@ def test_the_report_has_every_field(good: tuple[Path, dict[str, Any], str]) -> N
     assert len(record["sealed"]) == 2
 
 
+@pytest.mark.slow
 def test_what_was_learnt_is_what_the_contract_says(
     good: tuple[Path, dict[str, Any], str],
 ) -> None:
@@ -77,6 +79,7 @@ def test_what_was_learnt_is_what_the_contract_says(
         assert json.loads(log[-1])["learnt"] == record["learnt"][name]
 
 
+@pytest.mark.slow
 def test_the_model_is_that_of_the_twin(good: tuple[Path, dict[str, Any], str]) -> None:
     _, record, _ = good
     assert record["max_weight_difference"] < 2e-3
@@ -88,6 +91,7 @@ def test_the_model_is_that_of_the_twin(good: tuple[Path, dict[str, Any], str]) -
     assert manifest["metrics"] == record["metrics"]
 
 
+@pytest.mark.slow
 def test_no_key_and_no_value_is_left_in_the_run(good: tuple[Path, dict[str, Any], str]) -> None:
     folder, record, err = good
     assert not list(folder.rglob("*.identity"))
@@ -105,6 +109,7 @@ def test_no_key_and_no_value_is_left_in_the_run(good: tuple[Path, dict[str, Any]
 
 
 @pytest.mark.slow  # the same way out as in test_faults.py, with more nodes
+@pytest.mark.slow
 def test_a_bad_cell_is_one_error_and_stops_everybody(tmp_path: Path) -> None:
     job = study(tmp_path, bob="12.125,NaN,1")
     process = launch(job)
@@ -147,6 +152,7 @@ def gone(nodes: list[psutil.Process]) -> bool:
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 def test_a_node_that_dies_is_named(tmp_path: Path) -> None:
     process = launch(long_study(tmp_path))
     nodes = training(process, tmp_path)
@@ -163,6 +169,7 @@ def test_a_node_that_dies_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "number", [signal.SIGINT, pytest.param(signal.SIGKILL, marks=pytest.mark.slow)]
 )
+@pytest.mark.slow
 @pytest.mark.slow
 def test_nothing_outlives_the_run(tmp_path: Path, number: signal.Signals) -> None:
     process = launch(long_study(tmp_path))
@@ -263,6 +270,7 @@ def machines(tmp_path_factory: pytest.TempPathFactory) -> Machines:
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 def test_the_commands_for_three_machines(machines: Machines) -> None:
     nodes = machines.nodes()
     assert len(nodes) == 5
@@ -284,6 +292,7 @@ def test_the_commands_for_three_machines(machines: Machines) -> None:
 
 
 @pytest.mark.slow  # the same way out as of an altered job, which is tested in test_faults.py
+@pytest.mark.slow
 def test_a_job_against_the_rules_is_refused_everywhere(machines: Machines) -> None:
     rules = machines.folder / "hospital-b.toml"
     before = rules.read_text()

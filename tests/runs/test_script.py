@@ -52,6 +52,7 @@ def data_of(folder: Path, part: str) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.cat([alice, bob], 1), labels
 
 
+@pytest.mark.slow
 def test_logistic_regression_is_that_of_pytorch(example: Path) -> None:
     ended = launched(example / "logistic_regression.py")
     assert ended.returncode == 0, ended.stderr

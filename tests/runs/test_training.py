@@ -162,18 +162,10 @@ def tolerance(job: Job, tables: list[Table], twin: Twin) -> float:
 
 
 EVERY = [(kind, n) for kind in METRICS for n in (2, 3, 5)]
-FAST = {("logistic", 3)}
 
 
-@pytest.mark.parametrize(
-    ("kind", "n"),
-    [
-        pytest.param(
-            *case, marks=[] if case in FAST else pytest.mark.slow, id="{}-{}".format(*case)
-        )
-        for case in EVERY
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "n"), EVERY, ids=[f"{kind}-{n}" for kind, n in EVERY])
 def test_a_model_is_that_of_its_twin(kind: str, n: int, tmp_path: Path) -> None:
     path = write_study(tmp_path, kind, n, SETTINGS[kind])
     record = trained(path)
