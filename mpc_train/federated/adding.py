@@ -3,7 +3,7 @@
 Evaluators and the dealer run this. An update comes in as summands, one at each evaluator; nobody
 sees one. For each owner one bit is disclosed, to everybody: whether its update's norm is within the
 limit. What comes out is the masked sum of those that are, each times its rows, and how many rows
-these are; noise is added to it before it leaves (`noise`).
+these are. No noise is added to it: `checks.check_federated` refuses jobs with `[privacy]`.
 """
 
 from __future__ import annotations

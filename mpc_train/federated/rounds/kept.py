@@ -2,7 +2,7 @@
 
 Of each round the first evaluator keeps the masked sum, every other one the key of its pad, 32
 bytes: all of them together are the sum, fewer are noise. A round counts as opened when all
-evaluators have stored it; what was never opened is computed anew, with other noise, and nobody has
+evaluators have stored it; what was never opened is computed anew, under other masks, and nobody has
 seen the first.
 """
 
