@@ -22,6 +22,7 @@ import msgspec
 import numpy as np
 from msgspec import Meta
 
+from mpc_train.base.packed import decoded
 from mpc_train.errors import QueryError
 from mpc_train.serving.lanes import BUCKETS
 from mpc_train.serving.monitoring.window import MOST_UNITS
@@ -97,34 +98,22 @@ def encoded(message: Batch | Again | Order | Missed) -> bytes:
 
 def batch_from(peer: str, data: Buffer) -> Batch:
     """Raises FrameError."""
-    try:
-        return msgspec.msgpack.decode(data, type=Batch)
-    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
-        raise FrameError(f"{peer} sent a malformed batch") from error
+    return decoded(data, Batch, FrameError(f"{peer} sent a malformed batch"))
 
 
 def again_from(peer: str, data: Buffer) -> Again:
     """Raises FrameError."""
-    try:
-        return msgspec.msgpack.decode(data, type=Again)
-    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
-        raise FrameError(f"{peer} sent a malformed repetition") from error
+    return decoded(data, Again, FrameError(f"{peer} sent a malformed repetition"))
 
 
 def order_from(peer: str, data: Buffer) -> Order:
     """Raises FrameError."""
-    try:
-        return msgspec.msgpack.decode(data, type=Order)
-    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
-        raise FrameError(f"{peer} sent a malformed order") from error
+    return decoded(data, Order, FrameError(f"{peer} sent a malformed order"))
 
 
 def missed_from(peer: str, data: Buffer) -> Missed:
     """Raises FrameError."""
-    try:
-        return msgspec.msgpack.decode(data, type=Missed)
-    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
-        raise FrameError(f"{peer} sent a malformed list of what it has missed") from error
+    return decoded(data, Missed, FrameError(f"{peer} sent a malformed list of what it has missed"))
 
 
 def words_in(shapes: Shapes) -> int:

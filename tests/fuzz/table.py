@@ -25,6 +25,7 @@ PARSERS: dict[str, Parser] = {
 }
 
 NOBODY_ELSES: dict[str, str] = {
+    "mpc_train.base.packed": "called by parsers of messages, which are listed",
     "mpc_train.base.release": "reads the program's own pyproject.toml",
     "mpc_train.checkpoints.joined": "views words of the vault, as many as the job has",
     "mpc_train.commands.local.script_node": "the launcher's own file, in a directory of its own",

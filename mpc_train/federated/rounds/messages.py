@@ -23,6 +23,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
+from mpc_train.base.packed import decoded
 from mpc_train.errors import QueryError
 from parties.agreement.visitors import MAX_NUMBER
 from protocols.arrays import Words
@@ -93,10 +94,7 @@ def encoded(message: object) -> bytes:
 
 def closed_from(peer: str, data: Buffer) -> tuple[Arrived, ...]:
     """Raises FrameError."""
-    try:
-        return msgspec.msgpack.decode(data, type=Closed)
-    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
-        raise FrameError(f"{peer} sent a malformed list of updates") from error
+    return decoded(data, Closed, FrameError(f"{peer} sent a malformed list of updates"))
 
 
 def held_from(peer: str, data: Buffer, count: int) -> tuple[bool, ...]:
@@ -109,18 +107,12 @@ def held_from(peer: str, data: Buffer, count: int) -> tuple[bool, ...]:
 
 def record_from(peer: str, data: Buffer) -> Record:
     """Raises QueryError."""
-    try:
-        return msgspec.msgpack.decode(data, type=Record)
-    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
-        raise QueryError(f"{peer} sent a malformed record of a round") from error
+    return decoded(data, Record, QueryError(f"{peer} sent a malformed record of a round"))
 
 
 def state_from(peer: str, data: Buffer) -> State:
     """Raises QueryError."""
-    try:
-        return msgspec.msgpack.decode(data, type=State)
-    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
-        raise QueryError(f"{peer} sent a malformed state") from error
+    return decoded(data, State, QueryError(f"{peer} sent a malformed state"))
 
 
 def drawn(root: bytes, count: int) -> Words:
