@@ -55,6 +55,7 @@ def owner_command(
         from mpc_train.node.policy import in_force
         from mpc_train.node.storage import NodeVault
         from mpc_train.results.report import beware, describe
+        from mpc_train.run.memory import peak_rss_mb
         from mpc_train.run.node_config import load_node_config
         from parties.nodes.supervisor import end_with_parent
         from parties.stop import sigterm_interrupts
@@ -104,7 +105,7 @@ def owner_command(
                     "took_part": sum(one.counted is not None for one in told),
                     "sent_bytes": sent,
                     "model": str(path),
-                    **_peak(),
+                    "peak_rss_mb": peak_rss_mb(),
                 }
             )
         else:
@@ -198,15 +199,3 @@ def _rounds(
         model = client.run()
         sent = client.sent_bytes
     return write_model(run_dir, owner, model), sent
-
-
-def _peak() -> dict[str, float]:
-    """The largest resident size of this process. Linux counts that of the process which started it
-    among what `resource` says, and tells its own here."""
-    import contextlib
-
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return {"peak_rss_mb": int(line.split()[1]) * 1024 / 1e6}
-    return {}

@@ -8,12 +8,12 @@ thousand page faults per step at the dealer, a tenth of its time.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import gc
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    pass
+import resource
+import sys
+from pathlib import Path
 
 KEPT_BYTES = 256 << 20
 """Free memory beyond this is returned to the system."""
@@ -41,3 +41,17 @@ def settle() -> None:
         return
     mallopt(_M_MMAP_THRESHOLD, OWN_MAPPING_BYTES)
     mallopt(_M_TRIM_THRESHOLD, KEPT_BYTES)
+
+
+def peak_rss_mb() -> float:
+    """The largest resident size of this process so far, in MB of 10^6 bytes.
+
+    What `resource` says on Linux includes the process that started it, whose own peak counts there;
+    the kernel's status of a process does not.
+    """
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024 / 1e6
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak * (1 if sys.platform == "darwin" else 1024) / 1e6

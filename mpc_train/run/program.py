@@ -17,8 +17,6 @@ An owner that neither evaluates nor deals sends its summands and is done. 2 to 5
 from __future__ import annotations
 
 import logging
-import resource
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
@@ -44,7 +42,7 @@ from mpc_train.owners.table import Table
 from mpc_train.preparation.gaps import check_gaps
 from mpc_train.results.outcome import check, outcome_of, read_outcome
 from mpc_train.run.history import table_mark
-from mpc_train.run.memory import settle
+from mpc_train.run.memory import peak_rss_mb, settle
 from mpc_train.run.phases.evaluate import evaluate
 from mpc_train.run.phases.keep import Library, keep_model, refresh_model
 from mpc_train.run.phases.ledger import RunLedger
@@ -403,9 +401,3 @@ def make_role(session: Session) -> Role:
         dealer=dealer,
         stream=Stream(session.export(dealer, STREAM_LABEL)),
     )
-
-
-def peak_rss_mb() -> float:
-    """The largest resident size of this process so far, in MB of 10^6 bytes."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak * (1 if sys.platform == "darwin" else 1024) / 1e6

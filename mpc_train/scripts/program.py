@@ -26,7 +26,8 @@ import numpy as np
 import torch
 
 from mpc_train.errors import RefusedError, ScriptError
-from mpc_train.run.program import make_role, peak_rss_mb
+from mpc_train.run.memory import peak_rss_mb
+from mpc_train.run.program import make_role
 from parties.audit.entries import Kind
 from parties.errors import PartiesError
 from protocols.arrays import Words

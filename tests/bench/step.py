@@ -51,8 +51,8 @@ def worker(workload: str, steps: int, threads: int, profile: str | None) -> None
     import numpy as np
     import torch
 
-    from mpc_train.run.memory import settle
-    from mpc_train.run.program import make_role, peak_rss_mb
+    from mpc_train.run.memory import peak_rss_mb, settle
+    from mpc_train.run.program import make_role
     from protocols.crypten_tensor.tensor import attach
     from tests.bench.mesh import finish, join
     from tests.bench.workloads import operation

@@ -75,7 +75,7 @@ def test_a_guarded_process_can_still_look_at_itself() -> None:
     """The kernel gives its files under /proc to root: what a run reports must not need them."""
     done = child(
         "import os\n"
-        "from mpc_train.run.program import peak_rss_mb\n"
+        "from mpc_train.run.memory import peak_rss_mb\n"
         "from parties.process import guard\n"
         "os.setuid(65534)\n"
         "guard()\n"

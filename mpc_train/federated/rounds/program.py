@@ -46,9 +46,9 @@ from mpc_train.jobs.audience import GLOBAL, WITHIN
 from mpc_train.jobs.schedule import round_steps, training_sizes
 from mpc_train.results.outcome import Opening, check, outcome_of, read_outcome
 from mpc_train.run.history import table_mark
+from mpc_train.run.memory import peak_rss_mb
 from mpc_train.run.phases.ledger import RunLedger
 from mpc_train.run.phases.shelf import Note
-from mpc_train.run.program import peak_rss_mb
 from protocols.errors import FrameError
 from protocols.functions.splines import constants_digest
 from protocols.ring import products
@@ -133,7 +133,7 @@ class FederatedProgram:
         return newest(self._shelf)
 
     def insists(self) -> bool:
-        """A round that was opened is not opened a second time with other noise."""
+        """A round that was opened is not opened a second time with other updates."""
         found = None if self._note is None else self._note.read()
         return found is not None and found.leaving
 
