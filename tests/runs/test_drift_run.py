@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -141,7 +141,7 @@ def test_rows_are_compared_with_training_rows(house: ServingStudy) -> None:
     assert house.leaks() == set()
 
 
-def plain_index(training: np.ndarray, asked: list[int], edges: list[float]) -> float:
+def plain_index(training: np.ndarray, asked: list[int], edges: Sequence[float]) -> float:
     """The population stability index of the cells themselves, by its formula."""
     p = np.array(in_bins(training, edges)) / len(training)
     q = np.maximum(asked, 0) / max(1, sum(asked))

@@ -14,7 +14,7 @@ from tests.support.jobs import SCHEMA_FILE, column, schema_toml
 from tests.support.linear_rule import twin_of, write_study
 from tests.support.shared_models import RATE, SHARES
 
-EDGES = {"a": [-1, 0, 1], "b": [0.5], "c": [-0.5, 0.5]}
+EDGES: dict[str, list[float]] = {"a": [-1, 0, 1], "b": [0.5], "c": [-0.5, 0.5]}
 """The bins of each column."""
 SCALED = '[prepare]\nscale = "standard"'
 DATA = f"{SCHEMA_FILE}\nlimit = 8\ntest_fraction = 0.2"
@@ -28,11 +28,16 @@ def watching(epsilon: str = "1", every_rows: int = 1000, more: str = "") -> str:
 
 def write_counted(folder: Path, serve: str, more: str = "", **settings: Any) -> Path:
     """The job's path, with its schema and the owners' files beside it. more: more sections."""
-    ends = {"range": [-6, 6]}
+    ends: dict[str, Any] = {"range": [-6, 6]}
     columns = [column(name, **ends, bins=edges) for name, edges in EDGES.items()]
     (folder / "schema.toml").write_text(schema_toml(*columns, column("y", "boolean")))
-    settings = {"epochs": 2, "recipients": (), "data": DATA, "more": f"{serve}\n{more}"} | settings
-    return write_study(folder, "logistic", RATE, SHARES, **settings)
+    usual: dict[str, Any] = {
+        "epochs": 2,
+        "recipients": (),
+        "data": DATA,
+        "more": f"{serve}\n{more}",
+    }
+    return write_study(folder, "logistic", RATE, SHARES, **(usual | settings))
 
 
 def training_rows(path: Path) -> dict[str, np.ndarray]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -152,7 +153,7 @@ def test_an_index_is_that_of_the_clear_rows(tmp_path: Path) -> None:
             assert low <= index < high, (name, shift)
 
 
-def population_index(training: np.ndarray, asked: list[int], edges: list[float]) -> float:
+def population_index(training: np.ndarray, asked: list[int], edges: Sequence[float]) -> float:
     """From the cells themselves, by the formula of the literature, without anything added."""
     p = np.histogram(training, [-np.inf, *edges, np.inf])[0] / len(training)
     q = np.array(asked) / sum(asked)
