@@ -119,8 +119,11 @@ class Desk(Protocol):
     def releasing(self, model: Offered, rows: int) -> None:
         """Counts with noise of a window of so many rows, padding included, are about to leave."""
 
-    def released(self, model: Offered, rows: int, counts: Counts | None) -> None:
-        """They have. counts: by histogram; None if too few rows were real."""
+    def released(
+        self, model: Offered, rows: int, counts: Counts | None, training: Counts | None
+    ) -> None:
+        """They have. counts: by histogram; None if too few rows were real. training: the same of
+        the model's training rows; None if they were not counted."""
 
     def idle(self) -> None:
         """Called now and then, also while nobody asks."""
@@ -141,7 +144,9 @@ class NoDesk:
 
     def releasing(self, model: Offered, rows: int) -> None: ...
 
-    def released(self, model: Offered, rows: int, counts: Counts | None) -> None: ...
+    def released(
+        self, model: Offered, rows: int, counts: Counts | None, training: Counts | None
+    ) -> None: ...
 
     def idle(self) -> None: ...
 
@@ -229,18 +234,18 @@ class ServeProgram:
 
     def _serve(self, session: Session, agreed: Agreed, served: dict[str, int]) -> None:
         products.calibrate(time.perf_counter)
-        outlines, parts = [], []
+        outlines, shares = [], []
         for model in agreed.models:
             if session.is_dealer:
                 outlines.append(told_outline(session, model.job, whole=True))
                 continue
             share = common_share(session, model.job, self._held[model.digest])
             outlines.append(tell_outline(session, model.job, share, whole=True))
-            parts.append(share.parts)
+            shares.append(share)
         with dispatch.computing(), session.channel.patience(FOREVER_S):
             if session.is_dealer:
                 _deal(session, agreed, outlines, served)
-            evaluation = Evaluation(session, agreed, outlines, parts, self._desk, self._answers)
+            evaluation = Evaluation(session, agreed, outlines, shares, self._desk, self._answers)
             try:
                 evaluation.run()
             finally:
@@ -309,13 +314,13 @@ class Evaluation:
         session: Session,
         agreed: Agreed,
         outlines: Sequence[Outline],
-        parts: Sequence[Mapping[str, Words]],
+        shares: Sequence[ModelShare],
         desk: Desk,
         answers: Answers,
     ) -> None:
         assert session.visitors is not None
         self._session, self._agreed, self._visitors = session, agreed, session.visitors
-        self._outlines, self._parts, self._desk = outlines, parts, desk
+        self._outlines, self._shares, self._desk = outlines, shares, desk
         self._answers = answers
         self._net, self._names = session.channel, session.roles.evaluators
         self._index = self._names.index(session.me)
@@ -365,7 +370,7 @@ class Evaluation:
         """Open a lane, and run a unit of it for nobody: it says how large units are."""
         number, role = len(self._lanes), self._role(len(self._lanes))
         job, store = self._agreed.models[place].job, LaneStore(self._frames, number)
-        lane = Lane(job, self._outlines[place], rows, role, store, self._parts[place])
+        lane = Lane(job, self._outlines[place], rows, role, store, self._shares[place].parts)
         self._lanes.append(lane)
         self._ordered.append(0)
         if self._leads:
@@ -389,6 +394,7 @@ class Evaluation:
         number, model = len(self._lanes) + len(self._releases), self._agreed.offered[place]
         releases = Releases(model.job, self._role(number), LaneStore(self._frames, number))
         self._releases.append(releases)
+        training = self._shares[place].about.training_counts
 
         def order() -> None:
             if self._leads:
@@ -396,7 +402,7 @@ class Evaluation:
 
         def release(rows: int, window: Words) -> None:
             self._desk.releasing(model, rows)
-            self._desk.released(model, rows, releases.run(window))
+            self._desk.released(model, rows, releases.run(window), training)
             order()
 
         self._countings[place] = Counting(releases.bins, every_rows, self._missed, release)
