@@ -30,7 +30,8 @@ from mpc_train.jobs.data import Data, Label
 from mpc_train.jobs.job import Job, Model, Roles
 from mpc_train.jobs.train import Optimizer, Train
 from mpc_train.owners.local import Local
-from parties.wire.zmq_transport import CurveKeys
+from parties.keys.identity import Card
+from parties.keys.vault import MemoryVault
 from tests.support.homomorphic import Counted
 
 
@@ -49,7 +50,7 @@ def weights_of(inputs: int) -> tuple[np.ndarray, np.ndarray]:
     return generator.normal(size=(1, inputs)), generator.normal(size=1)
 
 
-def serve(pipe: Connection, keys: CurveKeys, client: bytes, inputs: int) -> None:
+def serve(pipe: Connection, client: str, inputs: int) -> None:
     """Answer until the pipe says stop; then send the CPU seconds of each request."""
     description = described(inputs)
     weights = Weights(Seal(), *description.columns.fold(
@@ -65,8 +66,9 @@ def serve(pipe: Connection, keys: CurveKeys, client: bytes, inputs: int) -> None
         begin[0] = now
 
     service = Service({"risk": model}, Counted(), record)
-    with Port(keys, {"ann": client}, {}, "tcp://127.0.0.1:*", lambda who, times: None) as port:
-        pipe.send(port.address)
+    vault, allowed = MemoryVault.generate("company"), {"ann": Card.from_text(client)}
+    with Port(vault, allowed, {}, "tcp://127.0.0.1:*", lambda who, times: None) as port:
+        pipe.send((port.address, vault.card.to_text()))
         begin[0] = time.process_time()
         while not pipe.poll():
             port.attend(service)
@@ -74,17 +76,17 @@ def serve(pipe: Connection, keys: CurveKeys, client: bytes, inputs: int) -> None
 
 
 def measured(rows: list[int], inputs: int, repeat: int) -> dict[str, dict[str, float]]:
-    server, client = CurveKeys.generate(), CurveKeys.generate()
+    client = MemoryVault.generate("ann")
     near, far = multiprocessing.Pipe()
     context = multiprocessing.get_context("spawn")
-    process = context.Process(target=serve, args=(far, server, client.public, inputs))
+    process = context.Process(target=serve, args=(far, client.card.to_text(), inputs))
     process.start()
     found = {}
     try:
-        address = near.recv()
+        address, card = near.recv()
         pair = KeyPair.generate(Seal())
         weights, intercepts = weights_of(inputs)
-        with ServerLine(client, "company", address, server.public) as line:
+        with ServerLine(client, Card.from_text(card), address) as line:
             line.connect()
             for count in rows:
                 values = np.random.default_rng(count).uniform(-1, 1, (count, inputs))
