@@ -37,7 +37,7 @@ class Shell:
     def here(self, text: str) -> str:
         return text.replace("127.0.0.1:7800", f"127.0.0.1:{self.port}")
 
-    def start(self, line: str, **where: int) -> subprocess.Popen[str]:
+    def start(self, line: str) -> subprocess.Popen[str]:
         typed = self.here(line)
         if line.removeprefix("mpc-train ").startswith(("identity new", "he ", "audit show")):
             typed = re.sub(r"( > |$)", r" --passphrase-file pass\1", typed, count=1)
@@ -48,12 +48,13 @@ class Shell:
             shell=True,
             cwd=self.folder,
             env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "HOME": str(self.folder)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
-            **where,
         )
 
     def type(self, line: str, patience_s: float | None = PATIENCE_S) -> str:
-        ended = self.start(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        ended = self.start(line)
         try:
             out, error = ended.communicate(timeout=patience_s)
         finally:
@@ -73,7 +74,7 @@ def test_train_serve_ask_and_compare(tmp_path: Path) -> None:
     at = next(place for place, line in enumerate(LINES) if line.startswith("mpc-train he serve"))
     for line in LINES[:at]:
         shell.type(line, None if line.startswith("mpc-train run") else PATIENCE_S)
-    server = shell.start(LINES[at], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    server = shell.start(LINES[at])
     try:
         assert server.stdout is not None
         assert server.stdout.readline().startswith("Serving tumours on ")
