@@ -218,8 +218,8 @@ def main() -> None:
             options.concrete_python, options.concrete_records, options.repeat
         )
         for name, numbers in compared.items():
-            count = numbers.get("records", SLOTS)
-            print(shown(f"{count} patients, {name}", numbers))
+            records = numbers.get("records", SLOTS)
+            print(shown(f"{records} patients, {name}", numbers))
         found |= compared
     print(json.dumps(found))
 
