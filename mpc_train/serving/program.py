@@ -36,7 +36,7 @@ from mpc_train.serving.lanes import (
     LaneStore,
     Releases,
     Sorted,
-    bucket_of,
+    lanes_of,
 )
 from mpc_train.serving.messages import (
     AGAIN,
@@ -82,7 +82,9 @@ REST_S = 1.5
 """After so long without a question the first evaluator lets the others write their accounts."""
 MOST_UNITS, AHEAD_BYTES = 32, 64 << 20
 """How many units of a lane are made ahead: at most so many, and at most so many bytes of material
-at each evaluator, but one."""
+at each evaluator, but two, so that one is made while the other is used."""
+WIDE_SHARE = 3 / 4
+"""How full a wide unit is at least: with fewer rows, units of 128 cost less."""
 MOST_WAITING = 64
 """Questions of one client that wait."""
 MOST_HELD = MAX_VISITS * MOST_WAITING
@@ -286,9 +288,8 @@ def _deal(
         streams = [Stream(session.export(name, root)) for name in names]
         return Dealer(LaneChannel(session.channel, len(lanes)), names=names, streams=streams)
 
-    for model, outline in zip(agreed.models, outlines, strict=True):
-        for rows in BUCKETS:
-            lanes.append(Lane(model.job, outline, rows, role(), None, None))
+    for place, rows in lanes_of(model.job for model in agreed.models):
+        lanes.append(Lane(agreed.models[place].job, outlines[place], rows, role(), None, None))
     for model in agreed.models:
         if model.job.drift is not None:
             lanes.append(Releases(model.job, role(), None))
@@ -326,7 +327,8 @@ class Evaluation:
         self._index = self._names.index(session.me)
         self._places = {about.digest: place for place, about in enumerate(agreed.models)}
         watched = sum(model.job.drift is not None for model in agreed.models)
-        lanes = len(agreed.models) * len(BUCKETS) + watched
+        self._lane_of = lanes_of(model.job for model in agreed.models)
+        lanes = len(self._lane_of) + watched
         self._frames = Sorted(session.channel, session.roles.dealer, lanes)
         self._lanes: list[Lane] = []
         self._ordered: list[int] = []
@@ -346,9 +348,8 @@ class Evaluation:
 
     def run(self) -> None:
         """Open the lanes, then answer questions for ever."""
-        for place in range(len(self._agreed.models)):
-            for rows in BUCKETS:
-                self._open(place, rows)
+        for place, rows in self._lane_of:
+            self._open(place, rows)
         for place, model in enumerate(self._agreed.models):
             if model.job.drift is not None:
                 self._open_releases(place, model.job.drift.every_rows)
@@ -430,7 +431,7 @@ class Evaluation:
         """Order more units of the lanes that run low."""
         for number, lane in enumerate(self._lanes):
             most = AHEAD_BYTES // max(1, self._unit_bytes[number])
-            wanted = max(1, min(MOST_UNITS, most))
+            wanted = min(MOST_UNITS, max(2, most))
             left = self._ordered[number] - lane.units
             if 2 * left <= wanted and left < wanted:
                 self._ask_dealer(number, wanted - left)
@@ -555,15 +556,25 @@ class Evaluation:
 
     def _next_batch(self) -> Batch:
         """The question that waits longest, and others to the same model that fit beside it."""
-        model, parts, rows = next(iter(self._waiting.values())).model, [], 0
-        for asked in self._waiting.values():
-            if asked.model == model and rows + asked.rows <= BUCKETS[-1]:
-                parts.append(Part(*asked.key, asked.rows))
-                rows += asked.rows
-        lane = model * len(BUCKETS) + BUCKETS.index(bucket_of(rows))
-        batch = Batch(lane, tuple(parts))
+        model = next(iter(self._waiting.values())).model
+        sizes = [rows for place, rows in self._lane_of if place == model]
+        parts = self._together(model, sizes[-1])
+        if sum(part.rows for part in parts) < WIDE_SHARE * sizes[-1]:
+            parts = self._together(model, BUCKETS[-1])
+        rows = sum(part.rows for part in parts)
+        size = next(size for size in sizes if size >= rows)
+        batch = Batch(self._lane_of.index((model, size)), tuple(parts))
         self._announce(batch)
         return batch
+
+    def _together(self, model: int, most: int) -> list[Part]:
+        """Questions to a model that wait, in their order, of so many rows together."""
+        parts, rows = [], 0
+        for asked in self._waiting.values():
+            if asked.model == model and rows + asked.rows <= most:
+                parts.append(Part(*asked.key, asked.rows))
+                rows += asked.rows
+        return parts
 
     def _announce(self, batch: Batch) -> None:
         for name in self._names[1:]:
@@ -614,7 +625,7 @@ class Evaluation:
 
     def _answer(self, batch: Batch) -> None:
         """Compute a batch, and send each client its answers."""
-        lane, model = self._lanes[batch.lane], batch.lane // len(BUCKETS)
+        lane, (model, _) = self._lanes[batch.lane], self._lane_of[batch.lane]
         rows, start, there = lane.blank(), 0, []
         for part in batch.parts:
             stop = start + part.rows

@@ -21,12 +21,11 @@ from mpc_train.errors import JobError
 from mpc_train.owners.applied import applied
 from mpc_train.owners.local import local_terms
 from mpc_train.results.predicting import Predictor
-from mpc_train.serving import lanes, program
 from mpc_train.serving.offered import MOST_ROWS
 from mpc_train.shared.share import ModelShare
 from mpc_train.tables.typed import TypedTable
 from protocols.arrays import Reals
-from tests.support.house import Asker, House
+from tests.support.house import Asker, House, only_units_of
 from tests.support.served_examples import (
     TRAINED,
     adapted,
@@ -123,9 +122,7 @@ def far(rows: Sequence[Sequence[Any]], others: Sequence[Sequence[Any]], are_clas
 
 @pytest.fixture(autouse=True)
 def one_size(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Units of one size: opening all sizes takes longer, and says nothing more."""
-    for room in (lanes, program):
-        monkeypatch.setattr(room, "BUCKETS", (MOST_ROWS,))
+    only_units_of(MOST_ROWS, monkeypatch)
 
 
 @pytest.mark.parametrize("name", QUICK)
