@@ -22,6 +22,12 @@ accounted for as one with continuous noise of variance s² >= (1 - GRID_PART) σ
 number of coordinates. By concentrated differential privacy, as discrete noise is usually
 accounted for, σ would be 6 to 8% larger.
 
+**Bands.** Noise may depend on that of steps before, so that less of it adds up over a training
+(`protocols.noise.banded`, with the proof). Then what a unit changes in an epoch is ‖(1, c_1, …)‖
+times as large; each row is in the same step of every epoch, and an epoch has at least as many steps
+as there are bands. Rounding adds up to a step of the grid in each element of each step, within
+ROUNDED_PART (`admission.noise`).
+
 **Whose noise.** The dealer draws its own noise with variance σ², each of the N evaluators with
 σ²/N. What is left that a coalition does not know:
 
@@ -61,6 +67,7 @@ from typing import TYPE_CHECKING
 
 from mpc_train.jobs.schedule import total_steps
 from mpc_train.privacy.library import epsilon_of_gaussian, least_multiplier
+from protocols.noise.banded import square
 
 if TYPE_CHECKING:
     from mpc_train.jobs.job import Job
@@ -79,6 +86,8 @@ LEAST_DEVIATION = 256
 """In steps of the fixed point's grid: the least standard deviation of one party's noise."""
 ROUND_DEVIATION = 4
 """r, in steps of the grid."""
+ROUNDED_PART = Fraction(1, 1 << 9)
+"""With bands, rounding adds at most this part to the sensitivity (`admission.noise`)."""
 GRID_PART = Fraction(ROUND_DEVIATION**2, 2 * LEAST_DEVIATION**2)
 """This part of the variance is not counted, for the step from discrete to continuous noise: r² of
 what at least two evaluators draw."""
@@ -131,8 +140,11 @@ def noise_multiplier(job: Job) -> Fraction:
 
 def counted_square(job: Job) -> Fraction:
     """The sum of squared sensitivities of all mechanisms of the training, in that of one epoch, as
-    it is set against noise of which GRID_PART is not counted."""
-    return mechanisms(job) / (1 - GRID_PART)
+    it is set against noise of which GRID_PART is not counted. With bands: times their square, and
+    ROUNDED_PART more for rounding."""
+    bands = privacy_of(job).bands
+    longer = square(bands) * (1 + ROUNDED_PART) ** 2 if bands > 1 else Fraction(1)
+    return mechanisms(job) * longer / (1 - GRID_PART)
 
 
 def budget(privacy: Privacy) -> tuple[Fraction, Fraction]:

@@ -9,7 +9,7 @@ import sys
 from decimal import Decimal
 from fractions import Fraction
 from itertools import combinations
-from math import exp, inf, log, pi, sqrt
+from math import comb, exp, inf, log, pi, sqrt
 
 import dp_accounting
 import msgspec
@@ -35,6 +35,7 @@ from mpc_train.privacy.accounting import (
     noise_multiplier,
     sensitivity,
 )
+from protocols.noise import banded
 from protocols.noise.gaussian import table
 from tests.support.jobs import write_job
 from tests.support.private import PRIVATE
@@ -140,6 +141,17 @@ def test_nothing_is_gained_by_sampling(job: Job) -> None:
     assert noise_multiplier(msgspec.structs.replace(one, train=train)) == noise_multiplier(one)
     more = msgspec.structs.replace(one.data, rows=dict.fromkeys(one.data.rows, 10000))
     assert noise_multiplier(msgspec.structs.replace(one, data=more)) == noise_multiplier(one)
+
+
+@pytest.mark.parametrize("bands", [2, 4, 32])
+def test_bands_make_noise_longer_by_their_norm(job: Job, bands: int) -> None:
+    """Noise that is so much larger, for a row in one step of each epoch."""
+    alone = noise_multiplier(promising(job, 3, 1e-5, 10))
+    together = noise_multiplier(promising(job, 3, 1e-5, 10, bands=bands))
+    norm = sqrt(sum((comb(2 * j, j) / 4**j) ** 2 for j in range(bands)))
+    assert norm * 0.98 < together / alone < norm * 1.02
+    exact = sqrt(banded.square(bands))
+    assert together / alone >= exact * (1 + float(accounting.ROUNDED_PART)) - 1e-3
 
 
 def test_neighbours_change_the_sensitivity_and_not_the_multiplier(job: Job) -> None:
