@@ -235,7 +235,8 @@ def test_bands_keep_each_row_in_its_step(tmp_path: Path) -> None:
     assert job.digest() != alone.digest() and job_from_bytes(job.to_bytes()) == job
     first, second = (np.concatenate(batches(job, epoch)) for epoch in (0, 1))
     assert (first == second).all()
-    assert not np.array_equal(*(np.concatenate(batches(alone, epoch)) for epoch in (0, 1)))
+    first, second = (np.concatenate(batches(alone, epoch)) for epoch in (0, 1))
+    assert (first != second).any()
     said = refused(tmp_path, banded.replace("bands = 4", "bands = 5"))
     assert "privacy.bands: an epoch has 4 steps" in said
     assert "between 1 and 64" in refused(tmp_path, banded.replace("bands = 4", "bands = 0"))
