@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from fractions import Fraction
+from math import inf, nextafter
 from typing import TYPE_CHECKING, Literal
 
-from mpc_train.jobs.audience import OWN, RANGE, fold_outputs
+from mpc_train.jobs.audience import OWN, RANGE, TRAINING_COUNTS, fold_outputs
 from mpc_train.jobs.outputs import disclosed_on_the_way, leaving
 from mpc_train.jobs.sealed import CHANGE, preparation_shapes, regression_shapes, sealed_tensors
-from mpc_train.privacy.accounting import budget, privacy_of
+from mpc_train.privacy.accounting import budget, counts_cost, privacy_of, training_epsilon
+from mpc_train.privacy.clip_plan import clipped_by_owners
 from mpc_train.privacy.library import epsilon_of
 
 if TYPE_CHECKING:
@@ -137,8 +139,8 @@ def entries(job: Job) -> list[Cost | Refusal]:
 
     Raises RuntimeError if something leaves that has no entry.
     """
-    found: list[Cost | Refusal] = [*_model(job), *_metrics(job), *_own(job)]
-    found += [*_prepared(job), *_regression(job)]
+    found: list[Cost | Refusal] = [*_model(job), *_counts(job), *_metrics(job)]
+    found += [*_own(job), *_prepared(job), *_regression(job)]
     found += [_refused(job, name) for name in _disclosed(job)]
     found += [
         Refusal(name, "reveal.folds", "further models are trained for it; remove folds")
@@ -164,7 +166,7 @@ def total(job: Job) -> Total:
     Asks the library only if metrics cost more than the budget by simple composition.
     """
     found = costs(job)
-    training = max((cost.epsilon for cost in found if cost.side == "training"), default=0.0)
+    training = sum((cost.epsilon for cost in found if cost.side == "training"), 0.0)
     return Total(training, _composed(job, [cost.pure for cost in found if cost.pure]))
 
 
@@ -185,7 +187,28 @@ def _model(job: Job) -> list[Cost]:
         return []
     how = "Gaussian noise in every step; all that follows from the weights costs nothing more"
     # The noise is computed so that it costs this at most, and nearly this (`accounting`).
-    return [Cost(MODEL, "training", float(privacy_of(job).epsilon), how, tuple(names))]
+    return [Cost(MODEL, "training", _downwards(training_epsilon(job)), how, tuple(names))]
+
+
+def _counts(job: Job) -> list[Cost | Refusal]:
+    """Counts of the training rows, with which drift is compared."""
+    if not job.counts_training or job.drift is None:
+        return []
+    if clipped_by_owners(job):
+        why = (
+            "would be of rows that their owners have clipped, and questions are not; write "
+            'baseline = "first-window"'
+        )
+        return [Refusal(TRAINING_COUNTS, "serve.drift.baseline", why)]
+    epsilon = _downwards(counts_cost(job))
+    how = f"discrete Laplace noise of ε = {job.drift.epsilon} for a row that counts or does not"
+    return [Cost(TRAINING_COUNTS, "training", epsilon, how, (TRAINING_COUNTS,))]
+
+
+def _downwards(epsilon: Fraction) -> float:
+    """The largest double of at most this, so that what adds up to a budget is not more than it."""
+    found = float(epsilon)
+    return found if Fraction(found) <= epsilon else nextafter(found, -inf)
 
 
 def _metrics(job: Job) -> list[Cost | Refusal]:
