@@ -11,10 +11,11 @@ from fractions import Fraction
 from mpc_train.base.problem import JobProblem, Problems, number
 from mpc_train.jobs.job import Job
 from mpc_train.jobs.privacy import ROW, Privacy
-from mpc_train.jobs.schedule import is_newton
+from mpc_train.jobs.schedule import is_newton, steps_per_epoch
 from mpc_train.privacy.accounting import counts_cost, sampler_fits, training_epsilon
 from mpc_train.privacy.costs import Refusal, entries, total
 from mpc_train.privacy.words import table
+from protocols.noise.banded import MOST_BANDS
 
 MIN_EPSILON, MAX_EPSILON = Decimal("0.01"), 20
 """Above, a promise allows conclusions that are half a billion times as likely."""
@@ -29,7 +30,7 @@ def check_privacy(job: Job) -> None:
     privacy, found = job.privacy, Problems()
     if not privacy:
         return
-    for check in (_check_budget, _check_unit, _check_clip, _check_steps):
+    for check in (_check_budget, _check_unit, _check_clip, _check_steps, _check_bands):
         with found.noting():
             check(job, privacy)
     for key, there, why in _mixing(job):
@@ -120,6 +121,20 @@ def _check_steps(job: Job, _: Privacy) -> None:
             "train.optimizer.name",
             "there is no noise for Newton steps; with [privacy] train a regression in steps, with "
             'name = "sgd" or "adam"',
+        )
+
+
+def _check_bands(job: Job, privacy: Privacy) -> None:
+    key, bands = "privacy.bands", privacy.bands
+    if not job.trains and bands != 1:
+        raise JobProblem(key, "nothing is trained; remove it")
+    if not 1 <= bands <= MOST_BANDS:
+        raise JobProblem(key, f"between 1 and {MOST_BANDS}")
+    if bands > 1 and not is_newton(job) and bands > steps_per_epoch(job):
+        raise JobProblem(
+            key,
+            f"an epoch has {steps_per_epoch(job)} steps, so that a row would be in two of {bands} "
+            "whose noise depends on one another; write fewer, or a smaller train.batch_size",
         )
 
 
