@@ -83,6 +83,7 @@ def start_running(local_run: LocalRun, options: dict[str, Any], listen: str | No
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("listen", [LISTEN, None], ids=["direct", "relayed"])
 @pytest.mark.parametrize("victim", ["alice", "dora", "coordinator"])
 def test_all_end_soon_after_one_is_killed(
