@@ -114,8 +114,12 @@ def sensitivity(job: Job) -> Fraction:
     """How much the contents of one unit change the sum of clipped gradients of an epoch, in norm:
     clip, or twice that if it is replaced. In units of the loss, before rounding to the grid."""
     privacy = privacy_of(job)
-    times = 2 if privacy.neighbours == "replaced" else 1
-    return times * _clip(privacy)
+    return _changes(privacy) * _clip(privacy)
+
+
+def _changes(privacy: Privacy) -> int:
+    """2 if a unit is replaced: it leaves, and another comes."""
+    return 2 if privacy.neighbours == "replaced" else 1
 
 
 def row_clip(job: Job) -> Fraction:
@@ -158,8 +162,7 @@ def counts_cost(job: Job) -> Fraction:
     if not job.counts_training or job.drift is None:
         return Fraction(0)
     privacy = privacy_of(job)
-    times = 2 if privacy.neighbours == "replaced" else 1
-    return times * privacy.rows_of_unit * Fraction(job.drift.epsilon)
+    return _changes(privacy) * privacy.rows_of_unit * Fraction(job.drift.epsilon)
 
 
 def training_epsilon(job: Job) -> Fraction:

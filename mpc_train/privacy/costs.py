@@ -187,7 +187,9 @@ def _model(job: Job) -> list[Cost]:
         return []
     how = "Gaussian noise in every step; all that follows from the weights costs nothing more"
     # The noise is computed so that it costs this at most, and nearly this (`accounting`).
-    return [Cost(MODEL, "training", _downwards(training_epsilon(job)), how, tuple(names))]
+    left = training_epsilon(job)
+    epsilon = _downwards(left) if counts_cost(job) else float(left)
+    return [Cost(MODEL, "training", epsilon, how, tuple(names))]
 
 
 def _counts(job: Job) -> list[Cost | Refusal]:

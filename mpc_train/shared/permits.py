@@ -11,12 +11,15 @@ others than those whose rows the model was trained on, and these are not asked a
    stays in shares stays there, whatever comes of it.
 5. Metrics are over no fewer rows, and no more exact, than those of the model's own job: also the
    first steps of a training measure the model with which it begins. Nobody is named as their reader
-   but owners and readers of the model's job and whoever measures.
+   but owners and readers of the model's job and whoever measures. Windows of drift are over no
+   fewer rows either.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
+
+from msgspec import UNSET
 
 from mpc_train.errors import RefusedError
 from mpc_train.jobs.serve import Drift, Serve
@@ -115,11 +118,14 @@ def _measuring(model: Job, job: Job) -> list[str]:  # 3
 
 def _metrics(model: Job, job: Job) -> list[str]:  # 5
     now, then, found = job.reveal, model.reveal, list[str]()
-    if not (now.metrics or now.per_party or now.training_loss_every):
+    measures = now.metrics or now.per_party or now.training_loss_every
+    if (measures or job.drift is not None) and now.least_group < then.least_group:
+        found.append(f"reveal.least_group must be at least {then.least_group}, as in its job")
+    if not measures:
         return found
-    for key in ("least_test_rows", "least_group"):
-        if getattr(now, key) < getattr(then, key):
-            found.append(f"reveal.{key} must be at least {getattr(then, key)}, as in its job")
+    if now.least_test_rows < then.least_test_rows:
+        least = then.least_test_rows
+        found.append(f"reveal.least_test_rows must be at least {least}, as in its job")
     if then.decimals is not None and (now.decimals is None or now.decimals > then.decimals):
         found.append(f"reveal.decimals must be at most {then.decimals}, as in its job")
     known = {*model.owners, *model.recipients, *then.metrics_to, *job.owners}
@@ -176,4 +182,7 @@ def _watching(allowed: Drift | None, asked: Drift | None) -> list[str]:
         found.append(f"serve.drift.epsilon must be at most {allowed.epsilon}, as in its job")
     if more := [name for name in asked.to if name not in allowed.to]:
         found.append(f"serve.drift.to names {', '.join(more)}, whom its job does not allow")
+    if allowed.baseline is not UNSET and asked.baseline is UNSET:
+        # Outputs over the later job's training rows would leave, which are known to their owners.
+        found.append(f'serve.drift.baseline must be "{allowed.baseline}", as in its job')
     return found

@@ -10,10 +10,13 @@ import numpy as np
 import pytest
 
 from mpc_train.admission.load import load_job
+from mpc_train.evaluation import noise
 from mpc_train.evaluation.forms import AVAILABLE, REFUSED, UNDEFINED
+from mpc_train.evaluation.histograms import OUTPUTS
 from mpc_train.evaluation.metrics import evaluation_of, words_of
 from mpc_train.jobs.job import Job
 from mpc_train.jobs.pipeline import Pipeline, Term
+from mpc_train.jobs.schedule import split
 from mpc_train.owners.applied import applied
 from mpc_train.owners.cells import WORD_BITS, Affine, cells, halves, joined_bits
 from mpc_train.owners.local import Local, partials
@@ -26,6 +29,7 @@ from mpc_train.twin.preparation import twin_parameters
 from protocols.crypten_tensor.tensor import MaskedTensor, attach
 from protocols.roles.role import Role
 from protocols.shares.masked import Masked
+from tests.support.counted_study import EDGES, LOGITS, counted_job, counted_of, in_bins, some_rows
 from tests.support.jobs import replaced, write_job
 from tests.support.loopback import combine_masked, secret, shares_of
 from tests.support.privacy import CORRUPTED, ONE, F, Outputs, honest_owner, same_views
@@ -193,5 +197,32 @@ def test_views(
 
         results, view = run_scripted(body, evaluators, corrupted, coins=seed)
         check(words, [combine_masked(parts) for parts in zip(*results, strict=True)])
+        views.append(view)
+    same_views(views)
+
+
+@pytest.mark.parametrize(("evaluators", "corrupted"), SETTINGS)
+def test_views_of_counts(
+    evaluators: int, corrupted: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Training rows of the same counts under one view, that of the counts themselves included;
+    test rows are not even in these."""
+    monkeypatch.setattr(noise, "discrete_laplace", lambda scale: 2)
+    job, views = counted_job(), []
+    training = split(job)[0]
+    for seed in range(4):
+        words = some_rows(job, seed)
+
+        def body(role: Role, words: np.ndarray = words) -> Any:
+            np.seterr(over="ignore")  # words wrap around; NumPy keeps this for each thread
+            attach(role, F)
+            return counted_of(job, secret(role, words, honest_owner(evaluators, corrupted)))
+
+        results, view = run_scripted(body, evaluators, corrupted)
+        for place, (name, edges) in enumerate((EDGES | {OUTPUTS: LOGITS}).items()):
+            exact = in_bins(words[training, place] / ONE, edges)
+            expected = tuple(count + 2 * evaluators for count in exact)
+            assert all(found[name] == expected for found in results[:-1]), name
+        assert results[-1] is None
         views.append(view)
     same_views(views)

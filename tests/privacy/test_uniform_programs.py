@@ -45,6 +45,7 @@ from tests.privacy.test_privacy_link import ROWS, drawn, share
 from tests.support.columns_case import JOB as COLUMNS
 from tests.support.columns_case import three_owners
 from tests.support.columns_case import write_job as write_columns
+from tests.support.counted_study import counted_job, counted_of, some_rows
 from tests.support.jobs import changed, duplicates_toml, loaded, replaced, write_job
 from tests.support.lockstep import LockstepLoopback
 from tests.support.loopback import secret, shares_of
@@ -238,6 +239,21 @@ def test_a_window_of_counts_that_is_released(
             shares_of(released(total, counted, 100, Fraction(1), 20))
 
     check_uniform(of_roles(program, evaluators))
+
+
+@pytest.mark.parametrize("evaluators", [2, pytest.param(3, marks=pytest.mark.slow)])
+def test_training_rows_that_are_counted(evaluators: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The counts themselves are told; to the dealer nobody sends anything."""
+    monkeypatch.setattr(noise, "discrete_laplace", lambda scale: 2)
+    job = counted_job()
+    words = some_rows(job, 5)
+
+    def program(role: Role) -> None:
+        with attached(role, job.fraction_bits):
+            counted_of(job, secret(role, words))
+
+    frames = check_uniform(of_roles(program, evaluators), FEW)[0]
+    assert not [frame for frame in frames if frame.receiver == "dealer" and frame.free.any()]
 
 
 @pytest.mark.parametrize("source", [0, 1, "dealer"])

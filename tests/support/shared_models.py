@@ -44,10 +44,10 @@ def signed(run: Rehearsal, names: Sequence[str] = ()) -> str:
 
 def shares(run: Rehearsal) -> list[ModelShare]:
     """The newest share of each evaluator, of the models of this job."""
-    found = []
+    found, digest = [], run.job.digest()
     for name in run.job.evaluators:
         with run.vault_of(name).opened() as store:
-            mine = [held for held in held_models(store) if held.about.job == run.job]
+            mine = [held for held in held_models(store) if held.about.job.digest() == digest]
             found.append(share_of(store, max(mine, key=lambda held: held.version)))
     return found
 

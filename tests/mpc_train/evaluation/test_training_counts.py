@@ -15,8 +15,12 @@ from mpc_train.evaluation import noise
 from mpc_train.evaluation.drift import stability
 from mpc_train.evaluation.histograms import OUTPUTS, histograms
 from mpc_train.jobs.audience import TRAINING_COUNTS
+from mpc_train.jobs.job import Job
+from mpc_train.owners.table import Table
 from mpc_train.preparation import rows as rows_module
 from parties.audit.entries import Kind
+from parties.errors import ResumeError
+from tests.support import columns_case
 from tests.support.counted_study import (
     EDGES,
     SCALED,
@@ -25,8 +29,9 @@ from tests.support.counted_study import (
     watching,
     write_counted,
 )
-from tests.support.sessions import Rehearsal
-from tests.support.shared_models import shares
+from tests.support.jobs import changed, column, schema_toml
+from tests.support.sessions import Kill, Killed, Rehearsal
+from tests.support.shared_models import RATE, SHARES, shares
 
 TENTHS = [k / 10 for k in range(1, 10)]
 COSTS = {
@@ -45,22 +50,98 @@ def counts_of(run: Rehearsal) -> dict[str, tuple[int, ...]]:
     return found[0]
 
 
-@pytest.mark.parametrize("more", ["", SCALED], ids=["as they are", "secret statistics"])
+CLASSES = {
+    "kind": "softmax",
+    "model": "classes = 3",
+    "label": column("y", "category", levels=["0", "1", "2"]),
+}
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        pytest.param({}, id="as they are"),
+        pytest.param({"more": SCALED}, id="secret statistics"),
+        pytest.param(CLASSES, id="several classes"),
+    ],
+)
 def test_training_rows_are_counted_as_in_the_clear(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any]
 ) -> None:
     monkeypatch.setattr(noise, "discrete_laplace", lambda scale: 0)
-    path = write_counted(tmp_path, watching(), more)
+    path = write_counted(tmp_path, watching(), **settings)
     run = Rehearsal(path)
     run.session()
     found, rows = counts_of(run), training_rows(path)
     for name, edges in EDGES.items():
         assert [*found[name]] == in_bins(rows[name], edges), name
-    expected = in_bins(rows[OUTPUTS], TENTHS)
+    expected = in_bins(rows[OUTPUTS], TENTHS if run.job.outputs == 1 else [0.5, 1.5])
+    assert len(expected) == len(found[OUTPUTS])
     # Of another arithmetic: a row beside an edge may be on its other side.
     assert np.abs(np.subtract(found[OUTPUTS], expected)).sum() <= 4
     assert sum(found[OUTPUTS]) == len(rows["a"]) == 128
     assert run.masks_used_twice() == 0
+
+
+@pytest.mark.parametrize("membership", ["holders", pytest.param("nobody", marks=pytest.mark.slow)])
+def test_joined_rows_are_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, membership: str
+) -> None:
+    """All that are joined, whether or not anybody knows which these are."""
+    monkeypatch.setattr(noise, "discrete_laplace", lambda scale: 0)
+    edges = {"income": [40, 60], "claims": [1, 2], "age": [0]}
+    (tmp_path / "schema.toml").write_text(
+        schema_toml(
+            column("name", "identifier"),
+            column("born", "identifier"),
+            column("income", range=[0, 120], bins=edges["income"]),
+            column("claims", range=[0, 20], bins=edges["claims"]),
+            column("age", range=[-6, 6], bins=edges["age"]),
+            column("default", "boolean"),
+        )
+    )
+    text = changed(
+        ('recipients = ["bank"]', "recipients = []"),
+        ("features =", 'limit = 32\nschema = "schema.toml"\nfeatures ='),
+        ("test_fraction = 0.25", "test_fraction = 0"),
+        ('metrics = ["accuracy"]\n', f"{SHARES}\n{watching().replace('ann', 'bank')}"),
+        text=columns_case.JOB,
+    )
+    path = columns_case.write_job(tmp_path, membership, text)
+
+    def tables(folder: Path, job: Job) -> list[Table]:
+        return [*columns_case.load_tables(folder / "data", job).values()]
+
+    run = Rehearsal(path, tables=tables)
+    run.session()
+    found, people = counts_of(run), columns_case.truth()
+    for name in edges:
+        assert [*found[name]] == in_bins(people[name][25:60], edges[name]), name
+    assert sum(found[OUTPUTS]) == 35
+    assert run.masks_used_twice() == 0
+
+
+def test_noise_is_never_drawn_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[Any] = []
+
+    def discrete_laplace(scale: Any) -> int:
+        drawn.append(scale)
+        if len(drawn) == 3:
+            raise Killed("in the midst of its noise")
+        return 0
+
+    monkeypatch.setattr(noise, "discrete_laplace", discrete_laplace)
+    train = f"{RATE}\ncheckpoint_every = 4"
+    reveal = 'metrics = ["accuracy"]'
+    run = Rehearsal(write_counted(tmp_path, watching(), train=train, epochs=1, reveal=reveal))
+    with pytest.raises(Killed, match="at step 5"):
+        run.session(Kill("registry", 5))
+    with pytest.raises(Killed, match="noise"):
+        run.session()
+    assert run.resumed_after == 4
+    with pytest.raises(ResumeError, match="a second result"):
+        run.session()
+    assert drawn == [4, 4, 4]  # 4 histograms, ε = 1
 
 
 def test_what_leaves_is_in_every_ledger(tmp_path: Path) -> None:

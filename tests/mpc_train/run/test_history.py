@@ -113,7 +113,7 @@ def ann(tmp_path: Path) -> Node:
 )
 def test_noise_is_not_drawn_anew(ann: Node, changes: tuple[tuple[str, str], ...]) -> None:
     ann.run(NOISY)
-    with pytest.raises(RefusedError, match="revealed metrics with noise over this table") as caught:
+    with pytest.raises(RefusedError, match="revealed numbers with noise over this table") as caught:
         ann.run(NOISY, *changes)
     said = str(caught.value)
     assert "study of 2" in said and "repeats = 1" in said
@@ -441,7 +441,7 @@ def test_a_budget_counts_noise_in_the_place_of_repeats(tmp_path: Path) -> None:
     ann.run(PRIVATE)
     ann.run(PRIVATE)
     other = private_node(tmp_path, None)
-    with pytest.raises(RefusedError, match=r"metrics with noise .* repeats = 1"):
+    with pytest.raises(RefusedError, match=r"numbers with noise .* repeats = 1"):
         other.run(PRIVATE)
 
 

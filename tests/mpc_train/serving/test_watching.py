@@ -15,8 +15,10 @@ from mpc_train.evaluation.histograms import OUTPUTS
 from mpc_train.jobs.serve import Drift
 from mpc_train.owners.local import Local
 from mpc_train.serving.forward import REAL, asked_shapes, asked_values
+from mpc_train.serving.monitoring.record import Model, Record
 from mpc_train.serving.offered import Offered
 from mpc_train.serving.program import Counts, NoDesk
+from mpc_train.shared.share import ModelShare
 from tests.mpc_train.serving.test_program import (
     CLASSES,
     house_of,
@@ -26,7 +28,8 @@ from tests.mpc_train.serving.test_program import (
     rows_of,
     without,
 )
-from tests.support.house import Asker, in_no_time
+from tests.support.house import Asker, House, in_no_time
+from tests.support.served import counting, shares_of, some_weights
 
 
 @pytest.fixture(autouse=True)
@@ -102,6 +105,37 @@ def test_counts_of_few_real_rows_stay(tmp_path: Path, monkeypatch: pytest.Monkey
     clinic = Asker("clinic", house)
     house.serve(*([clinic.asks(model, rows_of(count))] for count in (4, 5, 5, 5)))
     assert desk.released_counts == [None, binned(job, rows_of(5), rows_of(5))]
+
+
+@pytest.mark.parametrize("counted", [False, True], ids=["an older share", "with counts"])
+def test_windows_are_compared_with_the_training_rows_if_the_share_has_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, counted: bool
+) -> None:
+    monkeypatch.setattr(noise, "discrete_laplace", lambda scale: 0)
+    job = job_of(tmp_path, drift=Drift(16, Decimal(1), ("ann",)))
+    shares = shares_of(job, some_weights(job))
+    if counted:
+        shares = counting(shares, {OUTPUTS: (100,) + (0,) * 9})
+    shares = [ModelShare.from_bytes(share.to_bytes()) for share in shares]
+    record = Record(tmp_path / "ann.drift.json", lambda _, model: seen.append(model))
+    seen: list[Model] = []
+
+    class Recording(NoDesk):
+        def released(
+            self, model: Offered, rows: int, counts: Counts | None, training: Counts | None
+        ) -> None:
+            record.add(model.digest, model.job, rows, counts, training)
+
+    house = House([shares], desks={"ann": Recording()})
+    (model,), clinic = house.models, Asker("clinic", house)
+    house.serve(*([clinic.asks(model, rows_of(16, seed))] for seed in (3, 3)))
+    first, second = seen[-1].windows
+    if counted:
+        assert first.against == second.against == "training rows"
+        assert first.shifts[OUTPUTS].says == second.shifts[OUTPUTS].says != "no shift"
+    else:
+        assert (first.against, second.against) == ("", "the first window of 16 rows")
+        assert second.shifts[OUTPUTS].index == 0
 
 
 def test_noise_is_added_by_every_evaluator(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -193,8 +193,15 @@ def test_drift_may_be_watched_no_closer(tmp_path: Path) -> None:
     ):
         with pytest.raises(RefusedError, match=words):
             check_use(model, "0" * 64, altered(model, serve={"drift": asked}))
-    for less in (Drift(2000, Decimal("0.5"), ("ann",)), msgspec.UNSET):
+    first = Drift(1000, Decimal(1), ("ann",), "first-window")
+    for less in (Drift(2000, Decimal("0.5"), ("ann",)), first, msgspec.UNSET):
         check_use(model, "0" * 64, altered(model, serve={"drift": less}))
+    with pytest.raises(RefusedError, match=r'drift\.baseline must be "first-window"'):
+        check_use(altered(model, serve={"drift": first}), "0" * 64, model)
+    fewer = altered(model, reveal={"least_group": model.reveal.least_group - 1})
+    with pytest.raises(RefusedError, match="least_group must be at least 10, as in its job"):
+        check_use(model, "0" * 64, fewer)
+    check_use(model, "0" * 64, altered(fewer, serve={"drift": msgspec.UNSET}))
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from dataclasses import replace
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,14 @@ import pytest
 import torch
 
 from mpc_train.errors import ArtifactError
+from mpc_train.evaluation.histograms import OUTPUTS
 from mpc_train.jobs.job import Job
 from mpc_train.jobs.schedule import split
+from mpc_train.jobs.serve import Drift
 from mpc_train.owners.applied import applied
 from mpc_train.owners.local import Local, local_terms, partials
 from mpc_train.preparation.combined import parameters
+from mpc_train.preparation.fitted import Parameters
 from mpc_train.results.plain_model import plain_module
 from mpc_train.serving.forward import answered, asked_shapes, asked_values, network_of
 from mpc_train.shared.share import (
@@ -27,6 +31,7 @@ from mpc_train.shared.share import (
     captured,
     expected_shapes,
     kept_tensors,
+    renewed,
     returned,
     zero_shares,
 )
@@ -38,6 +43,8 @@ from protocols.roles.streams import Stream
 from tests.support.lockstep import run_lockstep
 from tests.support.loopback import combine_masked, secret, shares_of
 from tests.support.preparation_case import pooled, prepared_job, tables
+from tests.support.served import counting, served_job, some_weights
+from tests.support.served import shares_of as shares_of_weights
 from tests.support.tensors import attached
 
 F, SID = 20, bytes(range(32))
@@ -191,3 +198,61 @@ def test_a_share_of_another_shape_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="other tensors"):
         ModelShare.from_bytes(replace(share, parts=fewer).to_bytes())
     assert "Masked" not in repr(share) and "array" not in repr(share)
+
+
+# Counts of the training rows
+
+TENS: dict[str, tuple[int, ...]] = {OUTPUTS: (3,) * 10}
+
+
+def watched(folder: Path, **more: Any) -> Job:
+    """A job that counts its training rows' outputs, and nothing else."""
+    return served_job(folder, drift=Drift(1000, Decimal(1), ("ann",), **more))
+
+
+def test_counts_of_training_rows_are_those_of_the_job(tmp_path: Path) -> None:
+    job = watched(tmp_path)
+    share = counting(shares_of_weights(job, some_weights(job)), TENS)[0]
+    data = share.to_bytes()
+    assert ModelShare.from_bytes(data).about.training_counts == TENS
+    tens = TENS[OUTPUTS]
+    for wrong in ({}, {OUTPUTS: tens[1:]}, {"a": tens}, {OUTPUTS: tens, "a": tens}):
+        with pytest.raises(ArtifactError, match="counts of training rows are not those of job"):
+            ModelShare.from_bytes(counting([share], wrong)[0].to_bytes())
+    with pytest.raises(ArtifactError):
+        ModelShare.from_bytes(data.replace(b"[3,3,", b'["3",', 1))
+    first = watched(tmp_path, baseline="first-window")
+    with pytest.raises(ArtifactError, match="counts of training rows are not those of job"):
+        counted = counting(shares_of_weights(first, some_weights(first)), TENS)[0]
+        ModelShare.from_bytes(counted.to_bytes())
+
+
+def test_new_shares_keep_the_counts(tmp_path: Path) -> None:
+    job = watched(tmp_path)
+    share = counting(shares_of_weights(job, some_weights(job)), TENS)[0]
+    new = renewed(share, bytes(32), lambda count: np.ones(count, np.int64))
+    assert new.about.training_counts == TENS and new.about.public.refreshed == 1
+
+
+def test_shares_of_different_counts_do_not_belong_together(tmp_path: Path) -> None:
+    job, other = watched(tmp_path), TENS | {OUTPUTS: (3,) * 9 + (4,)}
+    same = agreed(job, TENS, TENS)
+    assert same[0] == same[1]
+    assert len({*same, *agreed(job, other, None)}) == 3
+
+
+def agreed(job: Job, *counts: dict[str, tuple[int, ...]] | None) -> list[bytes]:
+    """What shows which share each evaluator has, of one model and these counts."""
+
+    def program(role: Role) -> bytes:
+        with attached(role, F):
+            tensors = {name: secret(role, words) for name, words in weights(job).items()}
+            kept = kept_tensors(tensors, Parameters())
+            role.finish()
+            if role.index is None:
+                return b""
+            none = zeros(role, 2)
+            return captured(job, role, SID, kept, None, none, counts[role.index]).agreed
+
+    found: list[bytes] = run_lockstep(program, 2)
+    return found[:2]
