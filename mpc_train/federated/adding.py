@@ -3,13 +3,15 @@
 Evaluators and the dealer run this. An update comes in as summands, one at each evaluator; nobody
 sees one. For each owner one bit is disclosed, to everybody: whether its update's norm is within the
 limit. What comes out is the masked sum of those that are, each times its rows, and how many rows
-these are. No noise is added to it: `checks.check_federated` refuses jobs with `[privacy]`.
+these are. With a variance every node adds noise of its own to it, before anything is opened
+(`protocols.noise.summands`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 
 import numpy as np
 
@@ -17,6 +19,7 @@ from mpc_train.federated.limits import Limits
 from mpc_train.jobs.schedule import GROUP_WORDS
 from protocols.arrays import Words
 from protocols.functions.norm_bound import outside, within
+from protocols.noise.summands import noisy
 from protocols.roles.role import Role
 from protocols.shares.arithmetic import multiply, remask
 from protocols.shares.computed import let_go
@@ -56,11 +59,14 @@ def add_up(
     rows: Sequence[int] | Sequence[Enter],
     decide: Decide,
     most_rows: int = 0,
+    variance: Fraction | None = None,
 ) -> Sum:
     """The sum of the updates whose norm is within the limit.
 
     rows: of each owner; or, if they are secret, what shares them in; such a number must be 1 to
-    `most_rows`. Rounds: about 12 for each group of owners (`groups`).
+    `most_rows`. variance: of the noise in each element of the total that the weakest coalition does
+    not know, in squared words; None: without noise. Rounds: about 12 for each group of owners
+    (`groups`).
     """
     total: Additive | None = None
     passed: list[bool] = []
@@ -91,6 +97,8 @@ def add_up(
                 whole += count
             total = part if total is None else total + part
             let_go(role, [total.part])  # a sum that is computed at the end would keep all updates
+    if total is not None and variance is not None:
+        total = noisy(total, variance)
     return Sum(
         None if total is None else remask(total),
         tuple(passed),

@@ -95,7 +95,7 @@ PARSERS: dict[str, Parser] = {
     ),
     "state of federated rounds": Parser(
         lambda data: messages.state_from("ann", data),
-        lambda: [messages.encoded(State(3, 4))],
+        lambda: [messages.encoded(State(3, 4, bytes(32)))],
         (QueryError,),
         READS,
     ),

@@ -23,12 +23,14 @@ from mpc_train.federated.rounds import messages
 from mpc_train.federated.rounds.messages import FETCH, PIECE_BYTES, PLACE, ROUND, State
 from mpc_train.federated.rounds.told import Told, mean_of
 from mpc_train.federated.rules import Global
+from mpc_train.federated.sizes import has_secret_weights
 from parties.errors import PartiesError
 from parties.nodes.client import Client, Line, may_pass
 from protocols.errors import ProtocolError
 
 if TYPE_CHECKING:
     from mpc_train.federated.local import Owner, Update
+    from mpc_train.federated.rounds.begun import Begun
     from mpc_train.jobs.job import Job
     from parties.agreement.contract import Contract, Roles
     from parties.audit.entries import Kind, Value
@@ -54,7 +56,8 @@ class Waiting:
 class RoundsClient:
     """An owner's part in all rounds of a job.
 
-    on_round: called after each round that was opened.
+    on_round: called after each round that was opened. begun: whether the run counts already against
+    this owner's budgets.
     """
 
     def __init__(
@@ -65,12 +68,15 @@ class RoundsClient:
         owner: Owner,
         waiting: Waiting,
         on_round: Callable[[Told], None],
+        begun: Begun,
     ) -> None:
         self._client, self._job, self._me, self._owner = client, job, me, owner
-        self._waiting, self._on_round = waiting, on_round
-        self._secret = job.federated.sizes == "secret"
+        self._waiting, self._on_round, self._begun = waiting, on_round, begun
+        self._secret = has_secret_weights(job)
         self._words = owner.limits.size + (1 if self._secret else 0)
         self.model = Global(owner.initial())
+        self._run = b""
+        """The run to which the model belongs, empty before its first round."""
         self._update: tuple[int, Update] | None = None
         """Of the round that comes next, with its number; what is split anew each time it is
         sent."""
@@ -82,7 +88,8 @@ class RoundsClient:
         """Take part until all rounds are over; the last global model.
 
         Raises PeerTimeoutError if the evaluators are away for too long, DataError for an update
-        that is not finite, and what keeps a client from connecting.
+        that is not finite, RefusedError if the run is beyond a budget, and what keeps a client from
+        connecting.
         """
         lost_since = time.monotonic()
         while True:
@@ -90,6 +97,10 @@ class RoundsClient:
                 line = self._client.line(self._waiting.patience_s)
                 state = self._state(line)
                 lost_since = time.monotonic()
+                if self.model.round and state.run != self._run:
+                    log.info("the evaluators have begun anew")
+                    self.model, self._update = Global(self._owner.initial()), None
+                self._run = state.run
                 while self.model.round < state.opened:
                     self._catch_up(line, self.model.round + 1)
                 if self.model.round >= self._job.federated.rounds:
@@ -98,6 +109,7 @@ class RoundsClient:
                     line.sid,
                     state.gathering,
                 ):
+                    self._begun.enter(line.sid, state.run)
                     self._take_part(line, state.gathering)
                     continue
             except QueryError as error:
@@ -211,6 +223,7 @@ def rounds_client(
     note: Callable[[Kind, Mapping[str, Value]], None],
     on_event: Callable[[str, Mapping[str, Any]], None],
     on_round: Callable[[Told], None],
+    begun: Begun,
 ) -> Iterator[RoundsClient]:
     """Inside this context an owner is connected to the evaluators of its job, or tries to be.
 
@@ -228,4 +241,4 @@ def rounds_client(
 
     with Client(vault, roster, settings, check, note, on_event) as client:
         me = vault.card.name
-        yield RoundsClient(client, job, me, owner, waiting, on_round)
+        yield RoundsClient(client, job, me, owner, waiting, on_round, begun)

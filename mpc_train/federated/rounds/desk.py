@@ -150,7 +150,8 @@ class Desk:
             return messages.refusal("malformed")
         if kind == messages.STATE and not data:
             with self._changed:
-                return messages.answer(messages.encoded(State(self._kept.opened, self._gathering)))
+                state = State(self._kept.opened, self._gathering, self._kept.run)
+                return messages.answer(messages.encoded(state))
         if kind == messages.BEGIN and len(data) == ROUND.size:
             return self._begin(heard, *ROUND.unpack(data))
         if kind == messages.PIECE and self._leads and len(data) > PLACE.size:

@@ -67,8 +67,8 @@ class Arrived(msgspec.Struct, frozen=True, array_like=True):
 
 class Record(msgspec.Struct, frozen=True, array_like=True):
     """What is public of a round. counted: the owners whose updates are in the sum. left_out: those
-    that took part, and whose updates were too large. rows: Σ rows of those that count, 0 where
-    sizes are secret."""
+    that took part, and whose updates were too large. rows: how often those that count do
+    together: Σ rows, or with equal weights their number; 0 where it is secret."""
 
     round: Annotated[int, Meta(ge=1)]
     counted: Annotated[tuple[Name, ...], Meta(max_length=MAX_ROLE_NAMES)]
@@ -78,10 +78,12 @@ class Record(msgspec.Struct, frozen=True, array_like=True):
 
 class State(msgspec.Struct, frozen=True, array_like=True):
     """opened: the last round whose model the owners may have. gathering: the round for which
-    updates are awaited, 0 for none now."""
+    updates are awaited, 0 for none now. run: the session that opened the first round, by which a
+    run is told from another of the same job; empty before that."""
 
     opened: Annotated[int, Meta(ge=0)]
     gathering: Annotated[int, Meta(ge=0)]
+    run: Annotated[bytes, Meta(max_length=32)]
 
 
 Closed = Annotated[tuple[Arrived, ...], Meta(max_length=MAX_ROLE_NAMES)]

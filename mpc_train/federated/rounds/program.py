@@ -4,7 +4,7 @@
    evaluator closes the round when all are there or the deadline has passed, and says who takes
    part.
 2. All add up the updates over shares, and disclose for each owner whether its update is within the
-   limit (`adding`). Noise is added, if the job asks for it.
+   limit (`adding`). With `[privacy]` every node adds noise of its own to the sum.
 3. The sum passes the reveal gate, to the owners. Every evaluator but the first puts a pad over its
    share and sends it to the first, which adds everything up: it holds the sum under pads that it
    does not know, and each other evaluator holds the key of its own.
@@ -41,9 +41,9 @@ from mpc_train.federated.rounds.messages import Arrived, Record, drawn
 from mpc_train.federated.rounds.result import write_model
 from mpc_train.federated.rounds.told import Told, mean_of
 from mpc_train.federated.rules import Global
-from mpc_train.federated.sizes import limits_of
+from mpc_train.federated.sizes import has_secret_weights, limits_of, variance_of, weights_of
 from mpc_train.jobs.audience import GLOBAL, WITHIN
-from mpc_train.jobs.schedule import round_steps, training_sizes
+from mpc_train.jobs.schedule import round_steps
 from mpc_train.results.outcome import Opening, check, outcome_of, read_outcome
 from mpc_train.run.history import table_mark
 from mpc_train.run.memory import peak_rss_mb
@@ -113,7 +113,8 @@ class FederatedProgram:
     def prepare(self, body: bytes, roles: Roles) -> bytes:
         """Check the job and make this owner's module; the digest of the public constants.
 
-        Raises JobError, ModelError and DataError, before anything is signed.
+        Raises JobError, ModelError, DataError and, without the library of `[privacy]`, ConfigError,
+        before anything is signed.
         """
         job = job_from_bytes(body)
         if not job.federates:
@@ -127,6 +128,7 @@ class FederatedProgram:
         self._job = job
         digest = hashlib.sha256(constants_digest(job.fraction_bits) + job.plain.initial.encode())
         digest.update(limits_of(job).fraction_bits.to_bytes(4, "big", signed=True))
+        digest.update(f"noise {variance_of(job)}".encode())
         return digest.digest()
 
     def checkpoints(self) -> tuple[bytes, ...]:
@@ -210,7 +212,7 @@ class Rounds:
         self._first, self._dealer = self._names[0], session.roles.dealer
         self._leads = session.me == self._first
         self._limits = limits_of(job)
-        self._secret = job.federated.sizes == "secret"
+        self._secret, self._variance = has_secret_weights(job), variance_of(job)
         self._words = self._limits.size + (1 if self._secret else 0)
         self._here = tuple(name for name in job.owners if name in job.nodes)
         self._kept = Kept(shelf or Memory(), session.sid)
@@ -402,15 +404,15 @@ class Rounds:
             enters = [partial(update, place) for place in range(len(owners))]
             rows = [partial(count, place) for place in range(len(owners))]
         else:
-            enters, sizes = list(whole), training_sizes(job)
-            rows = [sizes[name] for name in owners]
+            enters, weights = list(whole), weights_of(job)
+            rows = [weights[name] for name in owners]
         group = iter(range(1, per + 1))
 
         def decide(start: int, bits: Masked) -> tuple[bool, ...]:
             return gate.decide_each(WITHIN, base + next(group), bits)
 
         most = max(job.data.rows.values())
-        found = add_up(role, self._limits, enters, rows, decide, most)
+        found = add_up(role, self._limits, enters, rows, decide, most, self._variance)
         counted = tuple(name for name, good in zip(owners, found.within, strict=True) if good)
         left_out = tuple(name for name, good in zip(owners, found.within, strict=True) if not good)
         if len(counted) < job.federated.least_owners:
