@@ -34,10 +34,9 @@ def check_privacy(job: Job) -> None:
     privacy, found = job.privacy, Problems()
     if not privacy:
         return
-    checks = (_check_budget, _check_unit, _check_clip, _check_steps)
-    if job.federates:
-        checks = (_check_budget, _check_site, _check_site_clip)
-    for check in checks:
+    sites = (_check_budget, _check_site, _check_site_clip)
+    units = (_check_budget, _check_unit, _check_clip, _check_steps)
+    for check in sites if job.federates else units:
         with found.noting():
             check(job, privacy)
     for key, there, why in () if job.federates else _mixing(job):

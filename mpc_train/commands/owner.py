@@ -210,6 +210,6 @@ def _rounds(
     ) as client:
         model = client.run()
         sent = client.sent_bytes
-    path = write_model(run_dir, owner, model)
+    path = write_model(run_dir, owner, model, job)
     begun.clear()
     return path, sent

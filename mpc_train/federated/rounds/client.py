@@ -2,16 +2,18 @@
 
 It connects through the coordinator as a client of a service does (`parties.nodes.client`), compares
 the contract with the job that its own rules allowed, and shakes hands with each evaluator. An
-update leaves it as summands, one for each evaluator, of which one alone says nothing. Whatever it
-misses, it catches up on: the evaluators keep the masked sums of all rounds.
+update leaves it under a mask, of which each evaluator has told it a share. Whatever it misses, it
+catches up on: the evaluators keep the masked sums of all rounds.
 """
 
 from __future__ import annotations
 
 import logging
+import os
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -127,29 +129,32 @@ class RoundsClient:
             self._update = number, self._owner.train(self.model.weights, number)
         update = self._update[1]
         words = np.append(update.words, update.rows) if self._secret else update.words
-        first, *others = line.contract.roles.evaluators
-        roots: list[bytes] = []
-        question = [0]
+        evaluators = line.contract.roles.evaluators
+        question, update_name = [0], os.urandom(messages.UPDATE_BYTES)
 
         def parts(asked: int) -> dict[str, bytes]:
-            label = messages.ROOT_LABEL.format(asked)
             question[0] = asked
-            roots[:] = [line.export(name, label) for name in others]
-            said = messages.BEGIN + ROUND.pack(number)
-            return dict.fromkeys((first, *others), said)
+            return dict.fromkeys(evaluators, messages.BEGIN + ROUND.pack(number) + update_name)
 
-        for name, data in self._client.ask(line, parts, messages.is_refusal, ANSWER_S).items():
-            messages.answered(name, data)
-        left = messages.first_summand(words, roots).astype("<i8", copy=False).view(np.uint8)
+        answers = self._client.ask(line, parts, messages.is_refusal, ANSWER_S)
+        told = {name: messages.answered(name, data) for name, data in answers.items()}
+        if len(told) != len(evaluators):
+            raise QueryError("not every evaluator has answered", "late")
+        roots = [messages.root_from(name, told[name]) for name in evaluators]
 
-        def send(offset: int) -> None:
-            piece = left[offset : offset + PIECE_BYTES].tobytes()
+        def send(offset: int, piece: bytes) -> None:
             head = messages.PIECE + PLACE.pack(question[0], offset)
-            self._ask(line, first, head + piece, len(piece))
+            self._ask(line, evaluators[0], head + piece, len(piece))
 
         with ThreadPoolExecutor(PIECES_AT_ONCE) as pool:
-            list(pool.map(send, range(0, len(left), PIECE_BYTES)))
-        self.sent_bytes += len(left)
+            under_way: deque[Future[None]] = deque()
+            for place, piece in enumerate(messages.masked(words, roots)):
+                under_way.append(pool.submit(send, place * PIECE_BYTES, piece))
+                if len(under_way) > PIECES_AT_ONCE:
+                    under_way.popleft().result()
+            for one in under_way:
+                one.result()
+        self.sent_bytes += 8 * words.size
         self._sent = line.sid, number
 
     def _catch_up(self, line: Line, number: int) -> None:

@@ -6,7 +6,7 @@
 2. All add up the updates over shares, and disclose for each owner whether its update is within the
    limit (`adding`). With `[privacy]` every node adds noise of its own to the sum.
 3. The sum passes the reveal gate, to the owners. Every evaluator but the first puts a pad over its
-   share and sends it to the first, which adds everything up: it holds the sum under pads that it
+   summand and sends it to the first, which adds everything up: it holds the sum under pads that it
    does not know, and each other evaluator holds the key of its own.
 4. All store the round. When all have, it counts as opened: owners that run a node are sent the
    masked sum and the keys, the others fetch them. A sum that was not stored everywhere was seen by
@@ -32,7 +32,7 @@ from mpc_train.admission.load import job_from_bytes
 from mpc_train.checkpoints.keeper import place_of
 from mpc_train.errors import DataError, JobError, OwnersError
 from mpc_train.evaluation.learnt import Found
-from mpc_train.federated.adding import Enter, add_up, entered, groups
+from mpc_train.federated.adding import Enter, add_up, groups
 from mpc_train.federated.limits import Limits
 from mpc_train.federated.rounds import messages
 from mpc_train.federated.rounds.desk import Desk
@@ -57,9 +57,9 @@ from protocols.roles.evaluator import Evaluator
 from protocols.roles.frames import check_label, receive_all, send_all
 from protocols.roles.role import Role
 from protocols.roles.streams import KEY_BYTES, Stream
-from protocols.shares.inputs import from_dealer
-from protocols.shares.masked import Masked, concatenate
-from protocols.shares.reveal import Output, RevealGate, SealedHalf
+from protocols.shares.inputs import from_dealer, from_evaluator, from_visitor
+from protocols.shares.masked import Masked
+from protocols.shares.reveal import Output, RevealGate
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -232,6 +232,7 @@ class Rounds:
                         self._words,
                         self._job.visitors,
                         self._kept,
+                        lambda arrived: self._mask_root(self._dealer, arrived),
                         leads=self._leads,
                     )
                 )
@@ -243,7 +244,7 @@ class Rounds:
                 self.seconds += time.monotonic() - began
             self._end(record)
         if self._owner is not None and self._global is not None:
-            self.model = write_model(self._session.run_dir, self._owner, self._global)
+            self.model = write_model(self._session.run_dir, self._owner, self._global, self._job)
 
     def _resume(self) -> None:
         """Go on after the rounds that an earlier session has opened."""
@@ -304,10 +305,10 @@ class Rounds:
         words = None if update is None else self._with_rows(update.words, update.rows)
         role = self._role(number)
         role.begin_step(0)
-        record, half = self._summed(role, number, owners, chosen, words)
+        record, summand = self._summed(role, number, owners, chosen, words)
         role.close()
         self.exchanges += role.rounds
-        content = self._padded(half) if record.counted else b""
+        content = self._padded(summand)
         self._store(record, content)
         self._hand_over(number, record, update)
         session.progress(
@@ -331,6 +332,11 @@ class Rounds:
             dealer=self._dealer,
             stream=Stream(session.export(self._dealer, label)),
         )
+
+    def _mask_root(self, peer: str, arrived: Arrived) -> bytes:
+        """Of an evaluator's share of the mask of this update; peer: that evaluator, or the
+        dealer."""
+        return self._session.export(peer, messages.mask_label(arrived))
 
     def _choose(self, deadline: float) -> dict[str, Arrived]:
         """The updates of owners that run no node which all evaluators have, as the first one
@@ -383,7 +389,7 @@ class Rounds:
         owners: tuple[str, ...],
         chosen: dict[str, Arrived],
         words: Words | None,
-    ) -> tuple[Record, SealedHalf | None]:
+    ) -> tuple[Record, Words | None]:
         job, per = self._job, round_steps(self._job)
         base = (number - 1) * per
         outputs = {Output(WITHIN, base + place + 1) for place in range(per)}
@@ -422,12 +428,8 @@ class Rounds:
                 "Nothing of this round was opened"
             )
         assert found.total is not None
-        total = found.total
-        if isinstance(found.rows, Masked):
-            total = concatenate([total, found.rows])
-        half = gate.for_recipients(GLOBAL, number * per, total)
-        public = 0 if isinstance(found.rows, Masked) else found.rows
-        return Record(number, counted, left_out, public), half
+        summand = gate.summand_for_recipients(GLOBAL, number * per, found.total)
+        return Record(number, counted, left_out, found.rows), summand
 
     def _entered(
         self, role: Role, owner: str, arrived: Arrived | None, words: Words | None
@@ -437,24 +439,29 @@ class Rounds:
         if owner == self._dealer:
             return from_dealer(role, shape, words if mine == owner else None)
         if owner in self._names:
-            return entered(role, shape, words if mine == owner else None)
+            place = self._names.index(owner)
+            return from_evaluator(role, place, shape, words if mine == owner else None)
         assert arrived is not None
-        part = None if self._desk is None or role.is_dealer else self._desk.take(arrived)
-        return entered(role, shape, part)
+        if role.is_dealer:
+            roots = [self._mask_root(name, arrived) for name in self._names]
+            return from_visitor(role, shape, roots, None)
+        assert self._desk is not None
+        delta = self._desk.take(arrived)
+        return from_visitor(role, shape, [self._mask_root(self._dealer, arrived)], delta)
 
-    def _padded(self, half: SealedHalf | None) -> bytes:
+    def _padded(self, summand: Words | None) -> bytes:
         """What this evaluator keeps of the sum: the first one the sum under pads, every other one
         the key of its pad."""
-        if half is None:
+        if summand is None:
             return b""
         if self._leads:
-            left = half.delta - half.lam
             for name in self._names[1:]:
-                left -= receive_all(self._net, name, messages.PADDED, left.nbytes).view(np.int64)
-            return left.tobytes()
+                hidden = receive_all(self._net, name, messages.PADDED, summand.nbytes)
+                summand += hidden.view(np.int64)
+            return summand.tobytes()
         pad = os.urandom(KEY_BYTES)
-        hidden = half.lam + drawn(pad, half.lam.size)
-        send_all(self._net, self._first, messages.PADDED, hidden.view(np.uint8))
+        summand -= drawn(pad, summand.size)
+        send_all(self._net, self._first, messages.PADDED, summand.view(np.uint8))
         return pad
 
     def _store(self, record: Record, content: bytes) -> None:
