@@ -44,7 +44,7 @@ def cautions(job: Job) -> list[str]:
     if job.federates:
         return _of_rounds(job)
     if not job.trains:
-        return [*_of_questions(job), *_of_measures(job), *_of_budget(job)]
+        return [*_of_questions(job), *_of_measures(job), *_of_budget(job), *_of_drift(job)]
     return [
         *_of_budget(job),
         *_of_steps(job),
@@ -298,9 +298,15 @@ def _of_drift(job: Job) -> list[str]:
     if drift is None:
         return found
     if drift.epsilon > PROTECTS:
+        whose = "the training rows, and of those" if job.counts_training else "the rows"
         found.append(
-            f"counts of the rows that are asked leave with ε = {drift.epsilon}: above {PROTECTS} "
+            f"counts of {whose} that are asked leave with ε = {drift.epsilon}: above {PROTECTS} "
             "noise hides little of one row (serve.drift.epsilon)"
+        )
+    if job.counts_training and not job.privacy:
+        found.append(
+            "noise on counts of the training rows hides which bins a row is in, and not how it has "
+            "changed the model whose outputs are counted (serve.drift; [privacy] covers both)"
         )
     noise, bins = noise_of(job), max(len(one.bins) for one in histograms(job))
     if noise * bins > drift.every_rows / 4:
@@ -308,5 +314,11 @@ def _of_drift(job: Job) -> list[str]:
             f"each count of a window of {drift.every_rows} rows has noise of about {noise:.0f} "
             "rows: its index will say little (serve.drift: more rows, more ε, fewer columns with "
             "bins)"
+        )
+    training = split_sizes(job)[0]
+    if job.counts_training and noise * bins > training / 4:
+        found.append(
+            f"each count of the {training} training rows has noise of about {noise:.0f} rows: as a "
+            'baseline of drift they say little (serve.drift: more ε, or baseline = "first-window")'
         )
     return found

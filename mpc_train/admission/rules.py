@@ -101,8 +101,9 @@ class Rules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The most decimals of numbers and probabilities that clients get; if omitted, any, and
     unrounded ones."""
     max_drift_epsilon: float = 0.0
-    """The most ε with which each window of the rows that are asked may be counted to watch drift
-    (`serve.drift` of the job); 0: none is."""
+    """The most ε with which each window of the rows that are asked, and once the training rows, may
+    be counted to watch drift (`serve.drift` of the job); 0: none is. For the training rows
+    `disclosures` must list "training_counts", too."""
     models: tuple[ModelKind, ...] = ALL_MODELS
     """Which kinds of models may be trained (`model.kind` of the job)."""
     recipient_keys: tuple[KeyKind, ...] = ("x25519-mlkem768",)
@@ -429,9 +430,10 @@ def _check_serve(broken: _Broken) -> None:
     drift = serve.watched
     if drift is not None:
         if float(drift.epsilon) > rules.max_drift_epsilon:
+            whose = "training rows and " if broken.job.counts_training else ""
             broken.found.append(
-                f"rows that are asked would be counted with ε = {drift.epsilon} to watch drift, "
-                f"max_drift_epsilon = {rules.max_drift_epsilon:g}"
+                f"{whose}rows that are asked would be counted with ε = {drift.epsilon} to watch "
+                f"drift, max_drift_epsilon = {rules.max_drift_epsilon:g}"
             )
         least = broken.job.reveal.least_group
         broken.fewer("least_group", least, f"drift is watched over windows of {least} real rows")

@@ -12,7 +12,12 @@ from mpc_train.base.problem import JobProblem, Problems, number
 from mpc_train.jobs.job import Job
 from mpc_train.jobs.privacy import ROW, SITE, Privacy
 from mpc_train.jobs.schedule import is_newton
-from mpc_train.privacy.accounting import multiplier_bound, sampler_fits
+from mpc_train.privacy.accounting import (
+    counts_cost,
+    multiplier_bound,
+    sampler_fits,
+    training_epsilon,
+)
 from mpc_train.privacy.costs import Refusal, entries, total
 from mpc_train.privacy.words import table
 
@@ -49,6 +54,7 @@ def check_privacy(job: Job) -> None:
             with found.noting():
                 raise JobProblem(refusal.key, f"with [privacy]: {refusal.name} {refusal.why}")
     found.check()
+    _check_left(job, privacy)
     _check_numbers(job)
     if job.federates:
         _check_fits(job, privacy)
@@ -206,9 +212,19 @@ def _mixing(job: Job) -> list[tuple[str, bool, str]]:
     ]
 
 
+def _check_left(job: Job, privacy: Privacy) -> None:
+    if job.trains and training_epsilon(job) < Fraction(MIN_EPSILON):
+        raise JobProblem(
+            "serve.drift.epsilon",
+            f"counts of the training rows cost ε = {float(counts_cost(job)):g} for one "
+            f"{privacy.unit}, and nothing is left of the budget of {privacy.epsilon} for training: "
+            'lower it, raise privacy.epsilon, or write baseline = "first-window"',
+        )
+
+
 def _check_spent(job: Job, privacy: Privacy) -> None:
     spent = total(job)
-    if Fraction(spent.epsilon) <= Fraction(privacy.epsilon):
+    if spent.epsilon <= float(privacy.epsilon):
         return
     raise JobProblem(
         "privacy.epsilon",

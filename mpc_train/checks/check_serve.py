@@ -11,6 +11,7 @@ from decimal import Decimal
 from mpc_train.base.problem import JobProblem, Problems, no_duplicates, number
 from mpc_train.jobs.job import Job
 from mpc_train.jobs.kinds import NUMBERS
+from mpc_train.jobs.schedule import split_sizes
 from mpc_train.jobs.serve import Serve
 from protocols.names import NAME
 
@@ -102,9 +103,30 @@ def _check_drift(job: Job, serve: Serve) -> None:
         raise JobProblem(
             f"{key}.to", f"one or more of the evaluators ({', '.join(job.evaluators)}){names}"
         )
+    _check_baseline(job, f"{key}.baseline")
     if not histograms(job):
         raise JobProblem(
             key,
             "nothing is counted: no column has bins in the schema, levels or true and false, and "
             "neither has the label; declare bins, or remove it",
+        )
+
+
+def _check_baseline(job: Job, key: str) -> None:
+    if not job.counts_training:
+        return
+    instead = 'write baseline = "first-window"'
+    if job.data.join is not None and job.pipeline.secret:
+        raise JobProblem(
+            key,
+            "joined rows with secret statistics are prepared before they can be counted; declare "
+            f"scales and fills, or {instead}",
+        )
+    training, least = split_sizes(job)[0], job.reveal.least_group
+    # Of joined rows the number is known, and checked again, when they are joined.
+    if training < least and (job.data.join is None or job.data.joined):
+        raise JobProblem(
+            key,
+            f"{training} rows train, fewer than reveal.least_group = {least}, so that their counts "
+            f"do not leave; {instead}",
         )

@@ -195,11 +195,14 @@ def model_show(
             write_atomic(out, Description(held.about.job, held.about.public.sid).to_bytes())
         if output is Format.json:
             said = {"signed_by": list(found.nodes), "privacy": as_json(held.about.job)}
-            emit({"status": "ok", **_record(held), **said})
+            emit({"status": "ok", **_record(held), "training_counts": _counts(held), **said})
             return
         say(describe(held.about.job))
         say(f"Model {held.about.digest}, version {held.version} here, kept {held.created}")
         say(f"Statement {found.record.digest().hex()}, signed by {', '.join(found.nodes)}")
+        for histogram, bins in (_counts(held) or {}).items():
+            counted = ", ".join(f"{one} {count}" for one, count in bins.items())
+            say(f"Training rows, with noise, by {histogram}: {counted}")
 
 
 @model.command("refresh")
@@ -301,3 +304,12 @@ def _record(held: "Held") -> dict[str, Any]:
         "dealer": job.dealer,
         "columns": [feature.name for feature in job.features],
     }
+
+
+def _counts(held: "Held") -> dict[str, dict[str, int]] | None:
+    """The noisy counts of the training rows, by histogram and bin; None: windows of a service are
+    compared with the first one, or no drift is watched."""
+    from mpc_train.evaluation.histograms import histograms, named
+
+    found = held.about.training_counts
+    return None if found is None else named(histograms(held.about.job), found)

@@ -1,11 +1,11 @@
 """Whether what a model is asked about, and what it answers, is still like its training rows.
 
 Each column with `bins` in the schema, each category and boolean, and the outputs have a histogram.
-Rows are counted over shares, batch by batch, and the counts stay shares. What leaves, on a schedule
-and only over enough rows, is each count with discrete Laplace noise of every evaluator: it says how
-many rows a bin has, about, and is ε-differentially private for one row of a question. From two such
-releases, of the training rows and of those that were asked, anybody computes the population
-stability index of a histogram,
+Rows are counted over shares, batch by batch, and the counts stay shares. What leaves, after
+training (`training_counts`) and then on a schedule, and only over enough rows, is each count with
+discrete Laplace noise of every evaluator: it says how many rows a bin has, about, and is
+ε-differentially private for one row. From two such releases, of the training rows and of those
+that were asked, anybody computes the population stability index of a histogram,
 
     PSI = Σ over its bins (q − p) · ln(q / p),    p, q: a bin's share of training and of asked rows
 
@@ -47,15 +47,16 @@ SMOOTHED = 0.5
 def counts(
     job: Job,
     counted: Sequence[Histogram],
-    features: Masked,
+    features: Masked | None,
     present: Masked | None,
-    outputs: Masked,
+    outputs: Masked | None,
     real: Masked | None = None,
 ) -> Masked:
     """How many rows each bin of each histogram has, one after the other, at scale 2^f.
 
-    features, present: as in `serving.forward.asked_shapes`. outputs: [rows, outputs] at scale 2^f.
-    real: words 0 and 1, [rows]: the rows that count; None: all do. Rounds: 4, or those of `argmax`.
+    features, present: as in `serving.forward.asked_shapes`; None where no column is counted.
+    outputs: [rows, outputs] at scale 2^f; None where they are not counted. real: words 0 and 1,
+    [rows]: the rows that count; None: all do. Rounds: 4, or those of `argmax`.
     """
     counter = _Counter(job, counted, features, present, outputs, real)
     return concatenate([counter.of(one) for one in counted])
@@ -66,12 +67,15 @@ class _Counter:
         self,
         job: Job,
         counted: Sequence[Histogram],
-        features: Masked,
+        features: Masked | None,
         present: Masked | None,
-        outputs: Masked,
+        outputs: Masked | None,
         real: Masked | None,
     ) -> None:
-        self._f, self._rows = job.fraction_bits, outputs.shape[0]
+        any_rows = outputs if features is None else features
+        if any_rows is None:
+            raise ValueError("there are rows of neither columns nor outputs")
+        self._f, self._any_rows = job.fraction_bits, any_rows
         self._features, self._present = features, present
         self._outputs, self._real = outputs, real
         self._below = self._compared(job, counted)
@@ -83,6 +87,7 @@ class _Counter:
             return {}
         column = [one.term for one, _ in places]
         edges = np.array([edge for _, edge in places])[:, None]
+        assert self._features is not None
         bits = negative(
             self._features.select((slice(None), column))
             .transpose()
@@ -100,18 +105,21 @@ class _Counter:
     def of(self, one: Histogram) -> Masked:
         """The counts of one histogram, [bins]."""
         if one.levels:
+            assert self._features is not None
             x = self._features.select((slice(None), list(one.levels)))
             found = x.sum(axis=0)
             if self._real is not None:
                 found = remask(multiply(x, self._real.reshape(-1, 1)).sum(axis=0))
             return concatenate([found, self._all() - found.sum(keepdims=True)])
         if one.term is None and not one.edges:
+            assert self._outputs is not None
             winners = argmax(self._outputs)
             if self._real is None:
                 return remask(winners.shares().sum(axis=0).scale(1 << self._f))
             chosen = select(winners, self._real.reshape(-1, 1)).sum(axis=0)
             return remask(chosen.scale(1 << self._f))
         if one.term is None:
+            assert self._outputs is not None
             narrow = self._outputs.reshape(-1)
             narrow = narrow if narrow.early else narrow.narrowed(64 - self._f)
             bits = below(narrow, one.edges)
@@ -135,8 +143,8 @@ class _Counter:
         """The number of rows that count, [1]."""
         if self._real is not None:
             return self._real.sum(keepdims=True).scale(1 << self._f)
-        zero = self._outputs.select((slice(0, 1), 0)).scale(0)
-        return zero.shift(self._rows << self._f)
+        zero = self._any_rows.select((slice(0, 1), 0)).scale(0)
+        return zero.shift(self._any_rows.shape[0] << self._f)
 
 
 def _compared_bits(job: Job) -> int:
@@ -170,7 +178,14 @@ def read(
     """
     if not words[0]:
         return None
-    numbers = (words[1:] >> fraction_bits).tolist()
+    return by_histogram(words[1:], counted, fraction_bits)
+
+
+def by_histogram(
+    words: Words, counted: Sequence[Histogram], fraction_bits: int
+) -> dict[str, tuple[int, ...]]:
+    """Opened counts at scale 2^f, one histogram after the other, by its name."""
+    numbers = (words >> fraction_bits).tolist()
     found, start = {}, 0
     for one in counted:
         found[one.name] = tuple(numbers[start : start + len(one.bins)])

@@ -6,7 +6,7 @@ above it for everybody.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from math import log, sqrt
@@ -57,6 +57,13 @@ def histograms(job: Job) -> tuple[Histogram, ...]:
             found.append(one)
     outputs = _of_outputs(job)
     return (*found, outputs) if outputs is not None else tuple(found)
+
+
+def named(
+    counted: Sequence[Histogram], found: Mapping[str, Sequence[int]]
+) -> dict[str, dict[str, int]]:
+    """Counts by histogram, with the names of their bins."""
+    return {one.name: dict(zip(one.bins, found[one.name], strict=True)) for one in counted}
 
 
 def _of_column(job: Job, column: Column) -> Histogram | None:

@@ -12,7 +12,7 @@ value.
 
 from __future__ import annotations
 
-from itertools import chain
+from itertools import chain, repeat
 from math import prod
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -20,6 +20,7 @@ import msgspec
 import numpy as np
 import polars
 from msgspec import UNSET
+from polars import DataFrame
 
 from mpc_train.errors import DataError
 from mpc_train.owners.table import arrays_of
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
     from mpc_train.jobs.job import Job
     from mpc_train.tables.readers.arrays import Arrays
+    from protocols.arrays import Reals
 
 Cell = str | float | int | None
 LABEL = "the request"
@@ -41,6 +43,9 @@ PLACE: Literal["instance"] = "instance"
 LEAST_LIMIT, MOST_LIMIT = 1 << 18, 16 << 20
 CELL_BYTES, NUMBER_BYTES = 64, 28
 """Room for a cell without its name, and for a number of an array."""
+NUMBERS = frozenset({int, float})
+LOSSLESS = 1 << 53
+"""Whole numbers up to it are numbers of a column without losing a digit."""
 
 
 class TooLargeError(DataError):
@@ -78,38 +83,68 @@ def read(job: Job, body: bytes) -> FrameTable:
         raise TooLargeError(f"{LABEL}: more than {MOST_ROWS} instances; {_ADVICE}")
     faults = Faults(LABEL)
     faults.place = PLACE
-    rows = [_named(row, place, faults) for place, row in enumerate(instances)]
+    rows = _named(instances, faults)
     arrays = arrays_of(job, Source())
     if arrays is None:
         names: Sequence[str] = [feature.name for feature in job.features]
-        frame = polars.DataFrame(
-            [
-                _column(str(number), [_cell(row, name, at, faults) for at, row in enumerate(rows)])
-                for number, name in enumerate(names)
-            ]
-        )
+        frame = _columns(rows, names, faults)
     else:  # it is all features of the job
         names = arrays.names
         numbers = [_numbers(row, arrays, place, faults) for place, row in enumerate(rows)]
-        frame = polars.from_numpy(np.array(numbers, np.float64))
+        frame = _frame(np.array(numbers, np.float64), range(len(names)))
     faults.check()
-    return FrameTable(frame.lazy(), LABEL, names, first=0, place=PLACE)
+    return FrameTable(frame, LABEL, names, first=0, place=PLACE)
 
 
 _ADVICE = "ask by several requests, or a table by mpc-train query"
 
 
-def _named(row: dict[str, Any], place: int, faults: Faults) -> dict[str, Any]:
-    """An instance by the spelling in which names are compared."""
-    found = {name_of(name): cell for name, cell in row.items()}
-    if len(found) != len(row):
-        faults.records(np.array([place]), "two names are the same column")
-    return found
+def _named(instances: list[dict[str, Any]], faults: Faults) -> list[dict[str, Any]]:
+    """The instances by the spelling in which names are compared."""
+    spelt = {name for name in instances[0] if name_of(name) == name}
+    rows = []
+    for place, row in enumerate(instances):
+        found = row
+        if not row.keys() <= spelt:  # most have the same names, and need no look at each
+            found = {name_of(name): cell for name, cell in row.items()}
+            if len(found) != len(row):
+                faults.records(np.array([place]), "two names are the same column")
+        rows.append(found)
+    return rows
 
 
-def _cell(row: dict[str, Any], name: str, place: int, faults: Faults) -> Cell:
+def _columns(rows: list[dict[str, Any]], names: Sequence[str], faults: Faults) -> DataFrame:
+    """The columns of these names, as a table has them; numbers are converted all at once, which
+    takes a tenth of the time."""
+    columns = list(zip(*(map(row.get, names, repeat(UNSET)) for row in rows), strict=True))
+    plain = [place for place, cells in enumerate(columns) if NUMBERS.issuperset(map(type, cells))]
+    try:
+        numbers = np.array([columns[place] for place in plain], np.float64).reshape(-1, len(rows))
+        short = np.abs(numbers).max(axis=1) < LOSSLESS
+    except OverflowError:  # a whole number of 309 digits
+        numbers = np.empty((len(plain), len(rows)))
+        short = np.zeros(len(plain), bool)
+    plain = [place for place, is_short in zip(plain, short, strict=True) if is_short]
+    others = []
+    for place in sorted(set(range(len(names))).difference(plain)):
+        name, cells = names[place], columns[place]
+        found = [_cell(cell, name, at, faults) for at, cell in enumerate(cells)]
+        others.append(_column(str(place), found))
+    if not plain:
+        return DataFrame(others)
+    frame = _frame(numbers[short].T, plain)
+    return frame.hstack(others)[[str(place) for place in range(len(names))]] if others else frame
+
+
+def _frame(numbers: Reals, places: Sequence[int]) -> DataFrame:
+    """Columns of numbers, float64[rows, columns], named by their places."""
+    titles = [str(place) for place in places]
+    whole = polars.Series(np.ascontiguousarray(numbers))  # one column of arrays: made in one go
+    return whole.arr.to_struct(titles).struct.unnest()
+
+
+def _cell(cell: Any, name: str, place: int, faults: Faults) -> Cell:
     """A cell as a table has it; null is an empty one."""
-    cell = row.get(name, UNSET)
     if isinstance(cell, bool):
         return "true" if cell else "false"
     if cell is None or isinstance(cell, str | float):
@@ -130,7 +165,7 @@ def _column(title: str, cells: list[Cell]) -> polars.Series:
 
 
 def _is_short(cell: Cell) -> bool:
-    return isinstance(cell, int) and abs(cell) <= 1 << 53
+    return isinstance(cell, int) and abs(cell) <= LOSSLESS
 
 
 _NOT_A_CELL = "is not a number, text, true, false or null"
@@ -147,9 +182,14 @@ def _numbers(row: dict[str, Any], arrays: Arrays, place: int, faults: Faults) ->
                 break
             level = list(chain.from_iterable(level))
         else:
-            if all(type(number) in (int, float) and abs(number) < 1e300 for number in level):
+            if NUMBERS.issuperset(map(type, level)) and _within(level):
                 return level
             break
     what = "is missing" if cell is UNSET else f"is not a list of {arrays.said} numbers"
     faults.cells(arrays.name, np.array([place]), what)
     return [0.0] * size
+
+
+def _within(numbers: list[Any]) -> bool:
+    """Whether none is beyond what an array may have."""
+    return bool(not numbers or max(max(numbers), -min(numbers)) < 1e300)

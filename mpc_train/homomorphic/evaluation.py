@@ -7,7 +7,8 @@ client, which knows what it sent, could read each weight from the second polynom
 noise, sums of weights from the first.
 
 That does not hide a model: outputs are linear, and a client that may ask about as many records as
-there are inputs, and one more, can compute all weights.
+there are inputs, and one more, can compute all weights. Nor does it bind a client that deviates: a
+public key of its choice, all zeros for example, makes an encryption of zero that hides nothing.
 """
 
 import os

@@ -15,6 +15,8 @@ RANGE = "range"
 """One bit at the end of a run: whether a value left the ring's range (`training.range_guard`)."""
 
 
+TRAINING_COUNTS = "training_counts"
+"""How many training rows fall into which bin, with noise (`evaluation.training_counts`)."""
 GLOBAL, WITHIN = "global_update", "within_clip"
 """Of a round of a federated job: the sum of the updates, to the owners; of each owner that takes
 part, whether its update counts, to everybody."""
@@ -26,6 +28,8 @@ def audience(job: Job, output: str) -> tuple[str, ...]:
         return job.owners
     if output in sealed_tensors(job):
         return job.recipients
+    if output == TRAINING_COUNTS:
+        return job.evaluators
     if job.reveal.metrics_to and output in metric_outputs(job):
         return job.reveal.metrics_to
     _, _, owner = output.partition(OWN)
@@ -68,7 +72,8 @@ def listed(job: Job) -> list[str]:
     if job.federates:
         return [WITHIN, GLOBAL]
     guard = [RANGE] if job.train.guards_end else []
-    return [*guard, *metric_outputs(job), *sealed_tensors(job)]
+    counts = [TRAINING_COUNTS] if job.counts_training else []
+    return [*guard, *metric_outputs(job), *sealed_tensors(job), *counts]
 
 
 def learnt(job: Job, outputs: Iterable[str]) -> dict[str, list[str]]:

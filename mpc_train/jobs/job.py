@@ -369,6 +369,12 @@ class Job(Strict, frozen=True, dict=True):
         """How drift is watched where the model is served; None: it is not."""
         return None if self.serve is None else self.serve.watched
 
+    @property
+    def counts_training(self) -> bool:
+        """Whether the training rows are counted into bins, with which later windows are
+        compared."""
+        return self.trains and self.drift is not None and self.drift.baseline is msgspec.UNSET
+
     def to_bytes(self) -> bytes:
         """Return the canonical bytes: JSON with sorted keys, decimals as strings."""
         return msgspec.json.encode(self, order="deterministic")

@@ -7,7 +7,7 @@ nothing can leave without the consent of each organisation.
 
 from typing import Literal, NamedTuple, get_args
 
-from mpc_train.jobs.audience import GLOBAL, OWN, RANGE, WITHIN, listed
+from mpc_train.jobs.audience import GLOBAL, OWN, RANGE, TRAINING_COUNTS, WITHIN, listed
 from mpc_train.jobs.job import Job
 from mpc_train.jobs.reveal import Metric
 from mpc_train.jobs.sealed import (
@@ -27,11 +27,14 @@ Disclosure = Literal[
     "empty_columns",
     "extremes",
     "federated",
+    "training_counts",
 ]
 """What may leave besides the model and the metrics: overlap, how many records owners have in
 common; membership, to each owner, which of its records others have; statistics, to the recipients,
 standard errors of the coefficients; extremes, to the recipients, the smallest and the largest
-training value of columns with scale = "minmax", each a cell of some row; the rest to every node:
+training value of columns with scale = "minmax", each a cell of some row; training_counts, to the
+evaluators, how many training rows fall into which bin of a column and of the outputs, with noise,
+for drift of a model in shares; the rest to every node:
 early_stopping, whether training goes on; guard, every few steps, whether a value left its range;
 training_loss, the mean loss of a batch; empty_columns, before training, whether a column with
 missing = "mean" has no value, or values in fewer rows than a group has, at all owners together;
@@ -122,6 +125,8 @@ def clause(job: Job, output: str) -> str:
 
     Raises RuntimeError for an output that no key lists.
     """
+    if output == TRAINING_COUNTS and job.counts_training:
+        return "serve.drift"
     if output in job.shapes:
         return "job.recipients"
     if output in preparation_shapes(job.pipeline):

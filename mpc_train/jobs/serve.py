@@ -11,19 +11,24 @@ Answer = Literal["number", "probability", "class"]
 
 
 class Drift(Strict, frozen=True):
-    """Whether the rows that are asked are still like earlier ones: how many rows fall into each bin
-    of a column (`bins` in the schema) and of the outputs is counted over shares, and leaves with
-    noise after so many rows."""
+    """Whether the rows that are asked are still like the training rows: how many rows fall into
+    each bin of a column (`bins` in the schema) and of the outputs is counted over shares, and
+    leaves with noise: of the training rows once, after training, and then after so many rows that
+    are asked."""
 
     every_rows: int
     """Rows of a window, with those that only pad questions. Counts leave once for each, if
     `reveal.least_group` of its rows were real."""
     epsilon: Decimal
-    """What leaves of a window is ε-differentially private for one row, even against all evaluators
-    except one together. No row is in two windows."""
+    """Counts of a window, and those of the training rows, are ε-differentially private for one row,
+    even against all evaluators except one together. No row is in two windows."""
     to: tuple[str, ...]
     """The evaluators that keep a record of it and show it as metrics. All of them see the counts
     with their noise."""
+    baseline: Literal["first-window"] | msgspec.UnsetType = msgspec.UNSET
+    """With what windows are compared. Unset: with the training rows, if the job trains.
+    "first-window": with the first window of enough rows; nothing of the training rows is
+    counted."""
 
 
 class Serve(Strict, frozen=True):

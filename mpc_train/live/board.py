@@ -314,10 +314,10 @@ def _drifted(fields: Mapping[str, Any]) -> str:
     if not fields["counted"]:
         return f"{window}: too few of them were real"
     if not fields["shifts"]:
-        return f"{window} is the baseline of its drift"
+        return f"{window} is the baseline of its drift, because its training rows were not counted"
     by_word: dict[str, list[str]] = {}
     for name, shift in fields["shifts"].items():
         by_word.setdefault(shift["says"], []).append(name)
     order = ("shifted", "look", "too noisy to say", "no shift")
     said = [f"{word}: {', '.join(by_word[word])}" for word in order if word in by_word]
-    return f"{window}: {'; '.join(said)}"
+    return f"{window}, against {fields['against']}: {'; '.join(said)}"

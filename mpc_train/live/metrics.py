@@ -66,7 +66,7 @@ def exposition(state: Mapping[str, Any]) -> tuple[str, bytes] | None:
             "drift_window", "Windows of a model's rows whose counts left", window["window"], **which
         )
         for name, shift in window["shifts"].items():
-            each = {**which, "histogram": name}
+            each = {**which, "histogram": name, "against": window["against"]}
             what = "Population stability index of the newest window against the baseline"
             gauge("drift_index", what, shift["index"], **each)
             gauge("drift_chance", "What it is without a shift, about", shift["chance"], **each)

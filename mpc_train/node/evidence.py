@@ -15,7 +15,7 @@ import platform
 import ssl
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import cryptography
 import msgspec
@@ -80,14 +80,27 @@ class Revealed(_Part, frozen=True):
     last: int
 
 
+class Drift(_Part, frozen=True):
+    """How it is watched if the rows that are asked shift. every_rows: of a window whose counts
+    leave. epsilon: of their noise, and of that of the training rows' counts. to: who keeps a
+    record. baseline: what windows are compared with; counts of "training rows" left in the run."""
+
+    every_rows: int
+    epsilon: str
+    to: tuple[str, ...]
+    baseline: Literal["training rows", "first window"]
+
+
 class Served(_Part, frozen=True):
-    """Who may ask a model that stays in shares, as the signed job says (`[serve]`)."""
+    """Who may ask a model that stays in shares, as the signed job says (`[serve]`). drift: what is
+    counted of the rows that are asked, and of the training rows; None: nothing."""
 
     clients: tuple[str, ...]
     rows_a_day: int
     answer: str
     decimals: int | None
     validators: tuple[str, ...]
+    drift: Drift | None = None
 
 
 class Cost(_Part, frozen=True):
@@ -423,7 +436,12 @@ def _served(job: Job) -> Served | None:
     serve = job.serve
     if serve is None:
         return None
-    return Served(serve.clients, serve.rows_a_day, serve.answer, serve.decimals, serve.validators)
+    answer, validators, watched = serve.answer, serve.validators, None
+    if (drift := serve.watched) is not None:
+        baseline: Literal["training rows", "first window"]
+        baseline = "training rows" if job.counts_training else "first window"
+        watched = Drift(drift.every_rows, str(drift.epsilon), drift.to, baseline)
+    return Served(serve.clients, serve.rows_a_day, answer, serve.decimals, validators, watched)
 
 
 def _privacy(job: Job) -> Privacy | None:

@@ -109,6 +109,12 @@ signed job allows this, and nothing else:</p>
 {{ e.served.decimals }} decimals{% elif e.served.answer != "class" %}, unrounded{% endif %}
 </td></tr>{% endif %}
 <tr><th>May measure it</th><td>{{ e.served.validators | join(", ") or "nobody" }}</td></tr>
+{% if e.served.drift %}<tr><th>Drift</th><td>Evaluators learn how many of each
+{{ e.served.drift.every_rows }} rows that are asked fall into which bin, with noise of
+ε = {{ e.served.drift.epsilon }} for a row; {{ e.served.drift.to | join(", ") }} keep a record
+of how far that is from the {{ e.served.drift.baseline }}
+{%- if e.served.drift.baseline == "training rows" %}, whose counts left in this run
+with the same noise{% endif %}.</td></tr>{% endif %}
 </tbody></table>{% endif %}
 {% if e.privacy %}<p>{{ e.privacy.promise }} That means: {{ e.privacy.meaning }}.
 {{ e.privacy.against }}</p>

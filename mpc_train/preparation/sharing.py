@@ -144,11 +144,13 @@ def share_in(
     table: Table | None,
     told: Told,
     given: Parameters | None = None,
+    saw: Callable[[Rows], None] = lambda rows: None,
 ) -> Shared:
     """Secret-share all owners' rows and prepare them; at every computing node.
 
     sources: how each owner provides its rows, from this node's view; table: this node's own. given:
-    the statistics that come with a model; None: those of these rows.
+    the statistics that come with a model; None: those of these rows. saw: gets the rows as they are
+    shared, in order, before they are prepared and freed.
     """
     progress = _Progress(job, told, job.rows)
     pipeline, f = job.pipeline, job.fraction_bits
@@ -176,10 +178,13 @@ def share_in(
 
     def prepare() -> None:
         if pipeline.trivial:  # blocks need no preparation: all are concatenated at the end
-            inputs.extend(waiting.pop("features"))
+            for block in waiting.pop("features"):
+                saw(Rows(block))
+                inputs.append(block)
             return
         whole = {name: concatenate(waiting.pop(name)) for name in tuple(waiting)}
         rows = Rows(whole["features"], whole.get("fine"), whole.get("present"))
+        saw(rows)
         inputs.append(prepared(pipeline, rows, secret, f))
 
     for owner in job.owners:

@@ -47,6 +47,11 @@ noise. A count with discrete Laplace noise of `reveal.noise`, which every evalua
 is purely ε-differentially private for a row, and for a unit of m rows with m·ε; k such metrics cost
 the sum, or what k mechanisms of ε²/2-zCDP cost at δ (Bun, Steinke, TCC 2016, proposition 1.4), if
 that is less.
+
+**Counts of the training rows** (`serve.drift`) have discrete Laplace noise, too, which every
+evaluator draws in full. They cost m·ε for a unit of m rows, twice that if it is replaced, and the
+steps of training what is left of the budget (simple composition; that the outputs which are counted
+are those of the trained model is adaptive composition).
 """
 
 from __future__ import annotations
@@ -135,9 +140,24 @@ def noise_multiplier(job: Job) -> Fraction:
     suffices.
     """
     privacy = privacy_of(job)
-    epsilon, delta = budget(privacy)
+    epsilon, delta = training_epsilon(job) * (1 - MARGIN), budget(privacy)[1]
     found = least_multiplier(epsilon, delta, mechanisms(job), STEPS_OF_ONE)
     return Fraction(found, STEPS_OF_ONE)
+
+
+def counts_cost(job: Job) -> Fraction:
+    """ε of the counts of the training rows for one unit; 0 if they do not leave. They have noise
+    for one row that counts or does not; a row that is replaced leaves one bin for another."""
+    if not job.counts_training or job.drift is None:
+        return Fraction(0)
+    privacy = privacy_of(job)
+    times = 2 if privacy.neighbours == "replaced" else 1
+    return times * privacy.rows_of_unit * Fraction(job.drift.epsilon)
+
+
+def training_epsilon(job: Job) -> Fraction:
+    """ε that is left of the budget for the steps of training; negative if the counts cost more."""
+    return Fraction(privacy_of(job).epsilon) - counts_cost(job)
 
 
 def budget(privacy: Privacy) -> tuple[Fraction, Fraction]:

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from fractions import Fraction
+from math import inf, nextafter
 from typing import TYPE_CHECKING, Literal
 
-from mpc_train.jobs.audience import GLOBAL, OWN, RANGE, WITHIN, fold_outputs
+from mpc_train.jobs.audience import GLOBAL, OWN, RANGE, TRAINING_COUNTS, WITHIN, fold_outputs
 from mpc_train.jobs.outputs import disclosed_on_the_way, leaving
 from mpc_train.jobs.sealed import CHANGE, preparation_shapes, regression_shapes, sealed_tensors
-from mpc_train.privacy.accounting import budget, privacy_of
+from mpc_train.privacy.accounting import budget, counts_cost, privacy_of, training_epsilon
+from mpc_train.privacy.clip_plan import clipped_by_owners
 from mpc_train.privacy.library import epsilon_of
 
 if TYPE_CHECKING:
@@ -137,7 +139,7 @@ def entries(job: Job) -> list[Cost | Refusal]:
     if job.federates:
         found = _rounds(job)
     else:
-        found = [*_model(job), *_metrics(job), *_own(job)]
+        found = [*_model(job), *_counts(job), *_metrics(job), *_own(job)]
         found += [*_prepared(job), *_regression(job)]
         found += [_refused(job, name) for name in _disclosed(job)]
         found += [
@@ -164,7 +166,7 @@ def total(job: Job) -> Total:
     Asks the library only if metrics cost more than the budget by simple composition.
     """
     found = costs(job)
-    training = max((cost.epsilon for cost in found if cost.side == "training"), default=0.0)
+    training = sum((cost.epsilon for cost in found if cost.side == "training"), 0.0)
     return Total(training, _composed(job, [cost.pure for cost in found if cost.pure]))
 
 
@@ -185,13 +187,34 @@ def _model(job: Job) -> list[Cost]:
         return []
     how = "Gaussian noise in every step; all that follows from the weights costs nothing more"
     # The noise is computed so that it costs this at most, and nearly this (`accounting`).
-    return [Cost(MODEL, "training", float(privacy_of(job).epsilon), how, tuple(names))]
+    return [Cost(MODEL, "training", _downwards(training_epsilon(job)), how, tuple(names))]
+
+
+def _counts(job: Job) -> list[Cost | Refusal]:
+    """Counts of the training rows, with which drift is compared."""
+    if not job.counts_training or job.drift is None:
+        return []
+    if clipped_by_owners(job):
+        why = (
+            "would be of rows that their owners have clipped, and questions are not; write "
+            'baseline = "first-window"'
+        )
+        return [Refusal(TRAINING_COUNTS, "serve.drift.baseline", why)]
+    epsilon = _downwards(counts_cost(job))
+    how = f"discrete Laplace noise of ε = {job.drift.epsilon} for a row that counts or does not"
+    return [Cost(TRAINING_COUNTS, "training", epsilon, how, (TRAINING_COUNTS,))]
+
+
+def _downwards(epsilon: Fraction) -> float:
+    """The largest double of at most this, so that what adds up to a budget is not more than it."""
+    found = float(epsilon)
+    return found if Fraction(found) <= epsilon else nextafter(found, -inf)
 
 
 def _rounds(job: Job) -> list[Cost | Refusal]:
     """All that leaves a federated job."""
     how = "Gaussian noise in the sum of every round; what owners compute from it costs nothing more"
-    epsilon = float(privacy_of(job).epsilon)
+    epsilon = _downwards(privacy_of(job).epsilon)
     bits = (
         "an owner keeps its own update within the norm, so that the bit does not tell of its rows"
     )

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from mpc_train.jobs.privacy import ROW
 from mpc_train.privacy.accounting import (
+    counts_cost,
     epsilon_of_training,
     largest_weight,
     mechanisms,
@@ -180,7 +181,7 @@ def priced(job: Job) -> dict[str, Any] | None:
     said = as_json(job)
     if said is not None and job.trains:
         said["noise_multiplier"] = float(noise_multiplier(job))
-        said["spent_training_computed"] = epsilon_of_training(job)
+        said["spent_training_computed"] = epsilon_of_training(job) + float(counts_cost(job))
     return said
 
 

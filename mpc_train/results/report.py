@@ -10,6 +10,7 @@ from typing import Any
 
 from mpc_train.admission.cautions import cautions
 from mpc_train.base.reading import Reading
+from mpc_train.evaluation.histograms import histograms
 from mpc_train.jobs.audience import fold_outputs, grouped, linkage_in_words, opening_words
 from mpc_train.jobs.job import Job
 from mpc_train.jobs.outputs import UNGROUPED
@@ -149,7 +150,7 @@ def _model(job: Job) -> list[str]:
             f"{', '.join(job.evaluators)}: nobody opens it; all of them together could,",
             f"             or one of them with what {job.dealer} knows while it deals",
             *_served(job),
-            "  revealed   nothing of the model in this run",
+            *_counts(job),
         ]
     return [f"  revealed   the model, once, after the last step, to {opening_words(job)}"]
 
@@ -186,6 +187,7 @@ def _served(job: Job) -> list[str]:
             "asked fall into which",
             f"bins, with noise of ε = {drift.epsilon} for a row; {', '.join(drift.to)} keep"
             f"{'s' if len(drift.to) == 1 else ''} a record",
+            f"of how far that is from {_baseline(job)}",
         ]
     if serve.validators:
         lines.append(
@@ -196,6 +198,26 @@ def _served(job: Job) -> list[str]:
         lines.append("to later jobs of the same evaluators and dealer: training may go on from it")
     first, *others = lines
     return [f"  served     {first}", *(f"             {line}" for line in others)]
+
+
+def _baseline(job: Job) -> str:
+    """With what the rows that are asked are compared."""
+    if not job.counts_training:
+        return "the first of these windows; nothing of training rows is counted"
+    return "the training rows, whose counts these nodes get in this run"
+
+
+def _counts(job: Job) -> list[str]:
+    """What evaluators learn of the training rows."""
+    if not job.counts_training or job.drift is None:
+        return ["  revealed   nothing of the model in this run"]
+    return [
+        f"  revealed   to {', '.join(job.evaluators)}: how many training rows fall into which bin "
+        "of",
+        f"             {some(one.name for one in histograms(job))},",
+        f"             with noise of ε = {job.drift.epsilon} for a row (serve.drift)",
+        "             nothing else of the model in this run",
+    ]
 
 
 def _purpose(job: Job) -> list[str]:

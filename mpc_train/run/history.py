@@ -60,7 +60,8 @@ class Revealed(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """All training rows, even those in no batch: the means and scales that recipients get, and
     means over folds, are over these. Empty: there are none."""
     epsilon: str = ""
-    """The ε of the noise on its metrics; empty: they had none."""
+    """The ε of the noise on its metrics, and on counts of its training rows, added up; empty: there
+    was none."""
     budget_epsilon: Decimal | None = None
     """The ε and δ that its `[privacy]` promised for all that it revealed; None: nothing."""
     budget_delta: Decimal | None = None
@@ -88,7 +89,7 @@ class History(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def entry(self, at: str, job: Job, me: str, source: Source, table: Table) -> Revealed:
         """The record of a run of `job` at the owner `me`. at: when it began."""
-        key, noise = bytes.fromhex(self.key), job.reveal.noise
+        key = bytes.fromhex(self.key)
         trained, measured, pooled = rows_of(job, me, table)
         statistics = (job.pipeline.secret and job.has_own_statistics) or job.reveal.folds
         return Revealed(
@@ -100,10 +101,17 @@ class History(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             trained=packed(trained) if job.trains else "",
             measured=packed(measured) if job.reveal.metrics else "",
             pooled=packed(pooled) if statistics else "",
-            epsilon="" if noise is None else str(noise.epsilon),
+            epsilon=_noise(job),
             budget_epsilon=job.privacy.epsilon if job.privacy else None,
             budget_delta=job.privacy.small_delta if job.privacy else None,
         )
+
+
+def _noise(job: Job) -> str:
+    found = [] if job.reveal.noise is None else [job.reveal.noise.epsilon]
+    if job.counts_training and job.drift is not None:
+        found.append(job.drift.epsilon)
+    return str(sum(found)) if found else ""
 
 
 def check_history(rules: Rules, history: History, run: Revealed) -> None:
@@ -115,7 +123,7 @@ def check_history(rules: Rules, history: History, run: Revealed) -> None:
         spent = sum((Decimal(old.epsilon) for old in noisy), Decimal(run.epsilon))
         times = "a run has" if len(noisy) == 1 else f"{len(noisy)} runs have"
         raise RefusedError(
-            f"{times} already revealed metrics with noise over this table ({_named(noisy)}), and "
+            f"{times} already revealed numbers with noise over this table ({_named(noisy)}), and "
             f"the job {run.job!r} would draw new noise, repeats = {rules.repeats}. Nothing was "
             f"shared. If your organisation agrees to ε = {spent} in all, write repeats = "
             f"{len(noisy) + 1} under [rules]"

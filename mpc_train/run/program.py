@@ -8,7 +8,7 @@
 3. train: the steps of the public schedule.
 4. evaluate: the listed metrics on the held-out rows pass the reveal gate.
 5. reveal: each evaluator seals its half of the weights to every recipient; or, if the model stays
-   in shares, keeps its share.
+   in shares, keeps its share, with noisy counts of the training rows if drift will be watched.
 
 An owner that neither evaluates nor deals sends its summands and is done. 2 to 5 are the modules of
 `phases`.
@@ -33,6 +33,7 @@ from mpc_train.errors import ArtifactError, DataError, JobError
 from mpc_train.evaluation.findings import Findings
 from mpc_train.evaluation.learnt import Found
 from mpc_train.evaluation.own import exchange
+from mpc_train.evaluation.training_counts import TrainingCounts
 from mpc_train.jobs.job import Job
 from mpc_train.jobs.schedule import total_steps
 from mpc_train.jobs.training import leaving, needs_file
@@ -229,13 +230,16 @@ class TrainProgram:
             self._note.write(Note(self._mark))
 
     def _leave(self, job: Job) -> None:
-        """At an evaluator: from here on results leave. A dealer may be here long before they do.
-
-        Noise that is drawn a second time says more, so that a run with noise does not even go on.
-        """
+        """At an evaluator: from here on results leave. A dealer may be here long before they do."""
         if self._note is not None:
             self._note.write(Note(self._mark, leaving=True))
-        if job.reveal.noise is not None and self._shelf is not None:
+        if job.reveal.noise is not None:
+            self._draw_no_more()
+
+    def _draw_no_more(self) -> None:
+        """Before noise is drawn: drawn a second time it says more, so that the run does not even go
+        on."""
+        if self._shelf is not None:
             self._shelf.prune(0)
 
     def outcome(self) -> bytes:
@@ -275,6 +279,7 @@ class TrainProgram:
             linked = link_records(session, job, role, self._table, ledger)  # 2
         self._note_linked(session, job, linked)
         job = joined_job(job, role, linked)
+        counting = TrainingCounts(job) if job.counts_training else None
         shared, start = share_all(
             session,
             job,
@@ -285,6 +290,7 @@ class TrainProgram:
             keeper,
             self._held,
             self._statistics,
+            (lambda rows: None) if counting is None else counting.take,
         )
         gate = RevealGate(agreed_outputs(job), ledger)
         check_gaps(job, gate, shared.parameters.some)
@@ -314,8 +320,14 @@ class TrainProgram:
             self._leave(job)
         findings, own, metrics = evaluate(session, job, role, gate, shared, trained, guard)  # 4
         halves = reveal_sealed(job, gate, trained, shared)  # 5
+        counts = None
+        if counting is not None:
+            if session.is_evaluator:
+                self._draw_no_more()
+            model = trained.model.evaluated
+            counts = counting.released(gate, model, shared.inputs, shared.labels)
         if job.stays_shared:
-            keep_model(session, job, role, trained, shared, self._library)
+            keep_model(session, job, role, trained, shared, self._library, counts)
         role.close()
         if not role.is_dealer:
             seal_halves(session, job, halves, findings)

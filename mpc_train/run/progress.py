@@ -46,9 +46,9 @@ class ProgressView:
         """The step from whose end on the speed counts; None: not known yet."""
         self._pace = LinePace()
         self._stage = ""
+        """A text for the current stage; empty while waiting for others."""
         self.serves = False
         """Whether this is a service, and not a run."""
-        """A text for the current stage; empty while waiting for others."""
 
     @contextlib.contextmanager
     def shown(self) -> Iterator["ProgressView"]:
@@ -120,10 +120,14 @@ class ProgressView:
         if not self._enabled:
             return
         with self._lock:
-            if self._bar is not None:
-                self._bar.console.print(lines_escaped(text), markup=False, highlight=False)
-            else:
-                say(text, aside=True)
+            self._line(text)
+
+    def _line(self, text: str) -> None:
+        """Like `say`, where the lock is held already."""
+        if self._bar is not None:
+            self._bar.console.print(lines_escaped(text), markup=False, highlight=False)
+        else:
+            say(text, aside=True)
 
     def event(self, kind: str, fields: Mapping[str, Any]) -> None:
         """Show one event of `parties.nodes.coordinator` or `parties.nodes.node`."""
@@ -258,16 +262,16 @@ class ProgressView:
         """A service has no end and no speed: a line now and then says what it has answered."""
         if self._stage:
             self._stage = ""
-            self.say("the service is open")
+            self._line("the service is open")
             self._pace.begin("serving")
         if self._pace.silent_s() < LINE_INTERVAL_S:
             return
         self._pace.again()
         if "units" in fields:
-            self.say(f"{fields['units']:,} units of material made")
+            self._line(f"{fields['units']:,} units of material made")
         else:
             refused = f", {fields['refused']:,} refused" if fields.get("refused") else ""
-            self.say(
+            self._line(
                 f"{fields['questions']:,} questions of {fields['rows']:,} rows answered{refused}"
             )
 

@@ -84,10 +84,12 @@ class ServiceDesk:
         assert drift is not None
         self._journal.releasing(model.digest, rows, str(drift.epsilon))
 
-    def released(self, model: Offered, rows: int, counts: Counts | None) -> None:
+    def released(
+        self, model: Offered, rows: int, counts: Counts | None, training: Counts | None
+    ) -> None:
         drift = model.job.drift
         if drift is not None and self._me in drift.to:
-            self._record.add(model.digest, model.job, rows, counts)
+            self._record.add(model.digest, model.job, rows, counts, training)
 
     def lose(self, client: str, name: bytes) -> None:
         self._allowance.lose(client, name)

@@ -12,8 +12,9 @@ follows from the model's shape alone.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from fractions import Fraction
+from math import prod
 from struct import Struct
 from struct import error as StructError
 from typing import TYPE_CHECKING
@@ -42,7 +43,13 @@ if TYPE_CHECKING:
     from protocols.arrays import Words
 
 BUCKETS = (1, 16, 128)
-"""Numbers of rows of a unit; a question is padded to one of them."""
+"""Numbers of rows to which a question is padded; there are units of each."""
+WIDE_ROWS = 512
+"""Rows of a wide unit, for questions that wait together: they share what a unit costs beside its
+rows, a third of the cost of one of 128 rows in a small network."""
+MOST_WIDE = 1 << 20
+"""Values of all layers and rows of a wide unit; a network that has more has no wide units, because
+their material would fill memory, and its rows cost more than a unit does."""
 STREAM_LABEL = "mpc-train serving stream root v1, lane {}"
 ANSWER, DRIFT = "answer", "drift"
 _LANE = Struct(">I")
@@ -51,6 +58,17 @@ _LANE = Struct(">I")
 def bucket_of(rows: int) -> int:
     """The smallest number of rows of a unit that holds so many."""
     return next(size for size in BUCKETS if size >= rows)
+
+
+def unit_rows(job: Job) -> tuple[int, ...]:
+    """The numbers of rows of the units of a model, the smallest first."""
+    values = prod(job.graph.input_shape) + sum(prod(node.shape) for node in job.graph.nodes)
+    return (*BUCKETS, WIDE_ROWS) if WIDE_ROWS * values <= MOST_WIDE else BUCKETS
+
+
+def lanes_of(jobs: Iterable[Job]) -> list[tuple[int, int]]:
+    """Of each lane that computes answers, by its number: the model's place, and rows of a unit."""
+    return [(place, rows) for place, job in enumerate(jobs) for rows in unit_rows(job)]
 
 
 class Sorted:

@@ -24,7 +24,7 @@ from msgspec import Meta
 
 from mpc_train.base.packed import decoded
 from mpc_train.errors import QueryError
-from mpc_train.serving.lanes import BUCKETS
+from mpc_train.serving.lanes import BUCKETS, WIDE_ROWS
 from mpc_train.serving.monitoring.window import MOST_UNITS
 from mpc_train.serving.offered import REFUSALS
 from parties.agreement.visitors import MAX_NUMBER
@@ -68,7 +68,7 @@ class Batch(msgspec.Struct, frozen=True, array_like=True):
     nothing is computed; questions have stopped coming."""
 
     lane: Annotated[int, Meta(ge=0)]
-    parts: Annotated[tuple[Part, ...], Meta(max_length=BUCKETS[-1])]
+    parts: Annotated[tuple[Part, ...], Meta(max_length=WIDE_ROWS)]
 
 
 class Again(msgspec.Struct, frozen=True, array_like=True):

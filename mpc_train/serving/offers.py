@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from msgspec import UNSET
 
 from mpc_train.errors import QueryError, QueryRefusedError
+from mpc_train.evaluation.histograms import histograms
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -64,8 +65,35 @@ def described(offered: Offered) -> dict[str, Any]:
         "answer": serve.answer,
         "decimals": serve.decimals,
         "rows_a_day": serve.rows_a_day,
+        "drift": _counted(job),
         "columns": asked_columns(job),
     }
+
+
+def _counted(job: Job) -> dict[str, Any] | None:
+    """What is counted of a client's rows, for JSON; None: nothing. Evaluators see the counts."""
+    drift = job.drift
+    if drift is None:
+        return None
+    baseline = "training rows" if job.counts_training else "first window"
+    return {
+        "every_rows": drift.every_rows,
+        "epsilon": str(drift.epsilon),
+        "histograms": [one.name for one in histograms(job)],
+        "baseline": baseline,
+    }
+
+
+def counted_words(job: Job) -> str:
+    """The same for people; empty: nothing is counted."""
+    said = _counted(job)
+    if said is None:
+        return ""
+    return (
+        f"the evaluators learn how many of each {said['every_rows']:,} rows, of all clients "
+        f"together, fall into which bin, with noise of ε = {said['epsilon']} for a row, to see "
+        f"whether they shift from the {said['baseline']}"
+    )
 
 
 def asked_columns(job: Job) -> list[dict[str, Any]]:

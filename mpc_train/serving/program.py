@@ -36,7 +36,7 @@ from mpc_train.serving.lanes import (
     LaneStore,
     Releases,
     Sorted,
-    bucket_of,
+    lanes_of,
 )
 from mpc_train.serving.messages import (
     AGAIN,
@@ -82,7 +82,9 @@ REST_S = 1.5
 """After so long without a question the first evaluator lets the others write their accounts."""
 MOST_UNITS, AHEAD_BYTES = 32, 64 << 20
 """How many units of a lane are made ahead: at most so many, and at most so many bytes of material
-at each evaluator, but one."""
+at each evaluator, but two, so that one is made while the other is used."""
+WIDE_SHARE = 3 / 4
+"""How full a wide unit is at least: with fewer rows, units of 128 cost less."""
 MOST_WAITING = 64
 """Questions of one client that wait."""
 MOST_HELD = MAX_VISITS * MOST_WAITING
@@ -119,8 +121,11 @@ class Desk(Protocol):
     def releasing(self, model: Offered, rows: int) -> None:
         """Counts with noise of a window of so many rows, padding included, are about to leave."""
 
-    def released(self, model: Offered, rows: int, counts: Counts | None) -> None:
-        """They have. counts: by histogram; None if too few rows were real."""
+    def released(
+        self, model: Offered, rows: int, counts: Counts | None, training: Counts | None
+    ) -> None:
+        """They have. counts: by histogram; None if too few rows were real. training: the same of
+        the model's training rows; None if they were not counted."""
 
     def idle(self) -> None:
         """Called now and then, also while nobody asks."""
@@ -141,7 +146,9 @@ class NoDesk:
 
     def releasing(self, model: Offered, rows: int) -> None: ...
 
-    def released(self, model: Offered, rows: int, counts: Counts | None) -> None: ...
+    def released(
+        self, model: Offered, rows: int, counts: Counts | None, training: Counts | None
+    ) -> None: ...
 
     def idle(self) -> None: ...
 
@@ -229,18 +236,18 @@ class ServeProgram:
 
     def _serve(self, session: Session, agreed: Agreed, served: dict[str, int]) -> None:
         products.calibrate(time.perf_counter)
-        outlines, parts = [], []
+        outlines, shares = [], []
         for model in agreed.models:
             if session.is_dealer:
                 outlines.append(told_outline(session, model.job, whole=True))
                 continue
             share = common_share(session, model.job, self._held[model.digest])
             outlines.append(tell_outline(session, model.job, share, whole=True))
-            parts.append(share.parts)
+            shares.append(share)
         with dispatch.computing(), session.channel.patience(FOREVER_S):
             if session.is_dealer:
                 _deal(session, agreed, outlines, served)
-            evaluation = Evaluation(session, agreed, outlines, parts, self._desk, self._answers)
+            evaluation = Evaluation(session, agreed, outlines, shares, self._desk, self._answers)
             try:
                 evaluation.run()
             finally:
@@ -281,9 +288,8 @@ def _deal(
         streams = [Stream(session.export(name, root)) for name in names]
         return Dealer(LaneChannel(session.channel, len(lanes)), names=names, streams=streams)
 
-    for model, outline in zip(agreed.models, outlines, strict=True):
-        for rows in BUCKETS:
-            lanes.append(Lane(model.job, outline, rows, role(), None, None))
+    for place, rows in lanes_of(model.job for model in agreed.models):
+        lanes.append(Lane(agreed.models[place].job, outlines[place], rows, role(), None, None))
     for model in agreed.models:
         if model.job.drift is not None:
             lanes.append(Releases(model.job, role(), None))
@@ -309,19 +315,20 @@ class Evaluation:
         session: Session,
         agreed: Agreed,
         outlines: Sequence[Outline],
-        parts: Sequence[Mapping[str, Words]],
+        shares: Sequence[ModelShare],
         desk: Desk,
         answers: Answers,
     ) -> None:
         assert session.visitors is not None
         self._session, self._agreed, self._visitors = session, agreed, session.visitors
-        self._outlines, self._parts, self._desk = outlines, parts, desk
+        self._outlines, self._shares, self._desk = outlines, shares, desk
         self._answers = answers
         self._net, self._names = session.channel, session.roles.evaluators
         self._index = self._names.index(session.me)
         self._places = {about.digest: place for place, about in enumerate(agreed.models)}
         watched = sum(model.job.drift is not None for model in agreed.models)
-        lanes = len(agreed.models) * len(BUCKETS) + watched
+        self._lane_of = lanes_of(model.job for model in agreed.models)
+        lanes = len(self._lane_of) + watched
         self._frames = Sorted(session.channel, session.roles.dealer, lanes)
         self._lanes: list[Lane] = []
         self._ordered: list[int] = []
@@ -341,9 +348,8 @@ class Evaluation:
 
     def run(self) -> None:
         """Open the lanes, then answer questions for ever."""
-        for place in range(len(self._agreed.models)):
-            for rows in BUCKETS:
-                self._open(place, rows)
+        for place, rows in self._lane_of:
+            self._open(place, rows)
         for place, model in enumerate(self._agreed.models):
             if model.job.drift is not None:
                 self._open_releases(place, model.job.drift.every_rows)
@@ -365,7 +371,7 @@ class Evaluation:
         """Open a lane, and run a unit of it for nobody: it says how large units are."""
         number, role = len(self._lanes), self._role(len(self._lanes))
         job, store = self._agreed.models[place].job, LaneStore(self._frames, number)
-        lane = Lane(job, self._outlines[place], rows, role, store, self._parts[place])
+        lane = Lane(job, self._outlines[place], rows, role, store, self._shares[place].parts)
         self._lanes.append(lane)
         self._ordered.append(0)
         if self._leads:
@@ -389,6 +395,7 @@ class Evaluation:
         number, model = len(self._lanes) + len(self._releases), self._agreed.offered[place]
         releases = Releases(model.job, self._role(number), LaneStore(self._frames, number))
         self._releases.append(releases)
+        training = self._shares[place].about.training_counts
 
         def order() -> None:
             if self._leads:
@@ -396,7 +403,7 @@ class Evaluation:
 
         def release(rows: int, window: Words) -> None:
             self._desk.releasing(model, rows)
-            self._desk.released(model, rows, releases.run(window))
+            self._desk.released(model, rows, releases.run(window), training)
             order()
 
         self._countings[place] = Counting(releases.bins, every_rows, self._missed, release)
@@ -424,7 +431,7 @@ class Evaluation:
         """Order more units of the lanes that run low."""
         for number, lane in enumerate(self._lanes):
             most = AHEAD_BYTES // max(1, self._unit_bytes[number])
-            wanted = max(1, min(MOST_UNITS, most))
+            wanted = min(MOST_UNITS, max(2, most))
             left = self._ordered[number] - lane.units
             if 2 * left <= wanted and left < wanted:
                 self._ask_dealer(number, wanted - left)
@@ -549,15 +556,25 @@ class Evaluation:
 
     def _next_batch(self) -> Batch:
         """The question that waits longest, and others to the same model that fit beside it."""
-        model, parts, rows = next(iter(self._waiting.values())).model, [], 0
-        for asked in self._waiting.values():
-            if asked.model == model and rows + asked.rows <= BUCKETS[-1]:
-                parts.append(Part(*asked.key, asked.rows))
-                rows += asked.rows
-        lane = model * len(BUCKETS) + BUCKETS.index(bucket_of(rows))
-        batch = Batch(lane, tuple(parts))
+        model = next(iter(self._waiting.values())).model
+        sizes = [rows for place, rows in self._lane_of if place == model]
+        parts = self._together(model, sizes[-1])
+        if sum(part.rows for part in parts) < WIDE_SHARE * sizes[-1]:
+            parts = self._together(model, BUCKETS[-1])
+        rows = sum(part.rows for part in parts)
+        size = next(size for size in sizes if size >= rows)
+        batch = Batch(self._lane_of.index((model, size)), tuple(parts))
         self._announce(batch)
         return batch
+
+    def _together(self, model: int, most: int) -> list[Part]:
+        """Questions to a model that wait, in their order, of so many rows together."""
+        parts, rows = [], 0
+        for asked in self._waiting.values():
+            if asked.model == model and rows + asked.rows <= most:
+                parts.append(Part(*asked.key, asked.rows))
+                rows += asked.rows
+        return parts
 
     def _announce(self, batch: Batch) -> None:
         for name in self._names[1:]:
@@ -608,7 +625,7 @@ class Evaluation:
 
     def _answer(self, batch: Batch) -> None:
         """Compute a batch, and send each client its answers."""
-        lane, model = self._lanes[batch.lane], batch.lane // len(BUCKETS)
+        lane, (model, _) = self._lanes[batch.lane], self._lane_of[batch.lane]
         rows, start, there = lane.blank(), 0, []
         for part in batch.parts:
             stop = start + part.rows

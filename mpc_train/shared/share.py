@@ -39,6 +39,7 @@ from mpc_train.admission.load import job_from_bytes
 from mpc_train.checkpoints import summands
 from mpc_train.checkpoints.state import Entry
 from mpc_train.errors import ArtifactError, JobError
+from mpc_train.evaluation.histograms import histograms
 from mpc_train.preparation.fitted import Factors, Parameters
 from protocols.arrays import Words
 from protocols.canonical import pack
@@ -57,6 +58,7 @@ SID_BYTES = 32
 ZERO_LABEL = "mpc-train zero shares of a kept model v1"
 _TAG = b"mpc-train/shared-model/1"
 _RENEWED = b"mpc-train/shared-model/refreshed/1"
+_COUNTS = b"mpc-train/shared-model/training counts/1"
 MAGIC = b"mpc-train shared model 1\n"
 _LENGTH = Struct(">I")
 _AGREED = "agreed"
@@ -79,9 +81,11 @@ class Outline(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Public(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What every node of the run knows. job: its canonical JSON, with the number of joined records
-    if there are any. sid: of the session, in hexadecimal. word, bits: of
-    `preparation.fitted.Factors`, 0 without any. refreshed: how often its shares were replaced."""
+    """What every evaluator of the run knows, and need not hide. job: its canonical JSON, with the
+    number of joined records if there are any. sid: of the session, in hexadecimal. word, bits: of
+    `preparation.fitted.Factors`, 0 without any. refreshed: how often its shares were replaced.
+    training_counts: how many training rows each bin has, with noise, by histogram, if drift is
+    watched against them: what a window of a service is compared with."""
 
     job: str
     sid: str
@@ -89,6 +93,7 @@ class Public(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     word: int = 0
     bits: int = 0
     refreshed: int = 0
+    training_counts: dict[str, tuple[int, ...]] | msgspec.UnsetType = msgspec.UNSET
     version: Literal[1] = 1
 
 
@@ -103,6 +108,12 @@ class About:
     def digest(self) -> str:
         """As `model_digest`."""
         return model_digest(self.job, bytes.fromhex(self.public.sid))
+
+    @property
+    def training_counts(self) -> dict[str, tuple[int, ...]] | None:
+        """As in `Public`; None if windows are compared with the first one."""
+        found = self.public.training_counts
+        return None if found is msgspec.UNSET else found
 
     @classmethod
     def read(cls, stream: BinaryIO) -> About:
@@ -140,7 +151,8 @@ class About:
 @dataclass(frozen=True, slots=True, repr=False)
 class ModelShare:
     """What one evaluator keeps. parts: its summand of each secret, the words of each constant.
-    agreed: a digest of all Δ, the same at every evaluator and at nobody else."""
+    agreed: a digest of all Δ, and of the counts of the training rows if there are any, the same at
+    every evaluator and at nobody else."""
 
     about: About
     parts: dict[str, Words]
@@ -200,6 +212,14 @@ def check(job: Job, said: Public) -> None:
         raise ArtifactError(f"the share is not of the model of job {job.name}")
     if not job.stays_shared:
         raise ArtifactError(f"the model of job {job.name} does not stay in shares")
+    if said.training_counts is not msgspec.UNSET:
+        _check_counts(job, said.training_counts)
+
+
+def _check_counts(job: Job, found: Mapping[str, tuple[int, ...]]) -> None:
+    expected = {one.name: len(one.bins) for one in histograms(job)} if job.counts_training else {}
+    if {name: len(counts) for name, counts in found.items()} != expected:
+        raise ArtifactError(f"the counts of training rows are not those of job {job.name}")
 
 
 def kept_tensors(tensors: Mapping[str, Masked], parameters: Parameters) -> dict[str, Masked]:
@@ -225,10 +245,12 @@ def captured(
     kept: Mapping[str, Masked],
     factors: Factors | None,
     zeros: Callable[[int], Words],
+    counts: Mapping[str, tuple[int, ...]] | None = None,
 ) -> ModelShare:
     """This evaluator's share. No communication but what is pending.
 
-    zeros: returns as many words that add up to 0 over the evaluators, each time others.
+    zeros: returns as many words that add up to 0 over the evaluators, each time others. counts: of
+    the training rows, with noise, if they have left.
     """
     role.finish()
     entries, parts, seen = [], {}, hashlib.sha256(sid)
@@ -241,6 +263,9 @@ def captured(
                 parts[name] = parts[name] + zeros(prod(x.shape)).reshape(x.shape)
     word, bits = (0, 0) if factors is None else (factors.word, factors.bits)
     said = Public(job.to_bytes().decode(), sid.hex(), tuple(entries), word, bits)
+    if counts is not None:
+        said = msgspec.structs.replace(said, training_counts=dict(counts))
+        seen.update(pack(_COUNTS, msgspec.json.encode(said.training_counts, order="deterministic")))
     check(job, said)
     return ModelShare(About(job, said), parts, seen.digest())
 

@@ -693,22 +693,30 @@ class Coordinator:
         try:
             changed = self._members.follow(name, message.successions, name)
         except (CardError, RosterError) as error:
-            log.warning("%s", error)
-            self._refuse(arrival.process, name, error.code)
+            self._disbelieve(arrival, error)
             return False
         if changed:
             self._event("rotated", node=name)
         return True
 
+    def _disbelieve(self, arrival: Arrival, error: CardError | RosterError) -> None:
+        log.warning("%s", error)
+        self._refuse(arrival.process, arrival.name, error.code)
+
     def _admits_client(self, arrival: Arrival, message: control.Hello) -> bool:
-        """As `_follows`; evaluators of a running session are shown a client's newer card, which
-        they verify from the one that they know."""
+        """As `_follows`, and only while its card is accepted, which ends nobody else's visit.
+        Evaluators of a running session are shown a client's newer card, which they verify from the
+        one that they know."""
         if not self._follows(arrival, message):
             return False
         name = arrival.name
-        if self._phase == "running" and (
-            self._members.roster.card(name).digest != self._card_digests[name]
-        ):
+        try:
+            card = self._members.roster.card(name)
+            self._members.check_client(card)
+        except (CardError, RosterError) as error:
+            self._disbelieve(arrival, error)
+            return False
+        if self._phase == "running" and card.digest != self._card_digests[name]:
             rotated = control.Rotated(name, self._members.chains([name]).get(name, ()))
             for evaluator in self._roles.evaluators:
                 self._deliver_to(evaluator, rotated)

@@ -1,10 +1,9 @@
 """Kernels of the ring Z_2^64: int64 arrays with wrap-around.
 
 Matrix products use one of four methods, all exact modulo 2^64: 8-bit limbs on the processor's tile
-unit, if it has one (`tiles`); multiplications of 32-bit halves (`panels`); torch's int64 kernel,
-which is fast where the processor multiplies vectors of 64-bit words (AVX-512); and where one side
-is thin, a loop that reads the other matrix once. `calibrate` measures which of the first three is
-the fastest here.
+unit, if it has one (`tiles`); multiplications of vectors of words, or of 32-bit halves (`panels`);
+torch's int64 kernel; and where one side is thin, a loop that reads the other matrix once.
+`calibrate` measures which of the first three is the fastest here.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ import numpy as np
 
 from parties.agreement import control
 from parties.agreement.contract import Contract, Roles
+from parties.agreement.pair import ClientEnd, ServerEnd
 from parties.agreement.result import Artifact, Record, Statement
 from parties.doctor.desk import Desk, question, read_answer
 from parties.errors import (
@@ -18,6 +19,7 @@ from parties.errors import (
     ControlError,
     IdentityError,
     ProxyError,
+    RosterError,
 )
 from parties.keys.identity import Card, IdentityKeys
 from parties.keys.keyfile import KdfCost, open_secret, read_header, seal_secret
@@ -37,6 +39,7 @@ from protocols.errors import (
     EnvelopeError,
     FrameError,
     HandshakeError,
+    PeerLostError,
     PointError,
 )
 from protocols.linkage.intersection import _SIZE, Exponent, told
@@ -126,6 +129,21 @@ def shaken(data: bytes) -> Any:
         except (HandshakeError, AuthenticationError):
             continue
     raise HandshakeError("neither took it")
+
+
+def paired(data: bytes) -> Any:
+    """What a server that belongs to no run is told before and after its nonce, and tells."""
+    company, ann = pair_ends("company"), pair_ends("ann")
+    server = ServerEnd(company, {"ann": ann.card}, "questions", lambda route, parts: None)
+    for parts in ((data,), (bytes(32),), (data,), (data, data), (bytes(32),)):
+        server.take(b"1", "ann", parts)
+    client = ClientEnd(ann, company.card, "questions")
+    return client.take(data), client.take(data)
+
+
+@cache
+def pair_ends(name: str) -> MemoryVault:
+    return MemoryVault.generate(name)
 
 
 def checked(data: bytes) -> Any:
@@ -325,6 +343,13 @@ PARSERS: dict[str, Parser] = {
         lambda: [bytes(200)],
         (HandshakeError, AuthenticationError),
         ("protocols.sealing.handshake",),
+        unread=True,
+    ),
+    "connection outside a run": Parser(
+        paired,
+        lambda: [bytes(32) + pair_ends("company").card.digest + pair_ends("ann").card.digest],
+        (HandshakeError, AuthenticationError, PeerLostError, RosterError),
+        ("parties.agreement.pair",),
         unread=True,
     ),
     "bundle": Parser(

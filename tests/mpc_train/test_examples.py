@@ -10,6 +10,8 @@ from mpc_train.admission.load import load_job
 from mpc_train.admission.policy import read_policy
 from mpc_train.admission.rules import check_rules
 from mpc_train.gateway.instances import read
+from mpc_train.homomorphic.description import Description
+from mpc_train.homomorphic.serving_file import load_serving_file
 from mpc_train.jobs.job import Job
 from mpc_train.owners.table import load_table
 from mpc_train.results.predictions import Predictions
@@ -123,6 +125,23 @@ def test_the_files_of_serve_fit_each_other(
     assert found.rows == 40
     (found,) = new.tables(read(job, (tmp_path / "patient.json").read_bytes()))
     assert found.rows == 1
+
+
+def test_the_files_of_homomorphic_fit_each_other(tmp_path: Path) -> None:
+    copied_example("homomorphic", tmp_path)
+    runpy.run_path(str(tmp_path / "make_data.py"), run_name="__main__")
+    path = tmp_path / "training.toml"
+    job = load_job(path)
+    for owner, entry in local_data(path, job).items():
+        assert load_table(entry, job, owner).rows == job.data.rows[owner]
+    ((name, place),) = load_serving_file(tmp_path / "serving.toml").models.items()
+    assert (name, place.clients) == (job.name, ("clinic",))
+    assert len(Description.of(name, job).columns.names) == 10
+    for name in (*place.clients, *job.recipients):
+        assert load_node_config(tmp_path / f"{name}.toml").place.name == name
+    new = Source(str(tmp_path / "data" / "new-patients.csv"))
+    (found,) = Asked(job).tables(new, ["patient"])
+    assert found.rows == 100
 
 
 class Asked(Predictions):

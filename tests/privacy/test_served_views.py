@@ -16,12 +16,12 @@ import numpy as np
 import pytest
 
 from mpc_train.owners.local import Local
-from mpc_train.serving import lanes, messages
+from mpc_train.serving import messages
 from mpc_train.serving import program as program_module
 from mpc_train.shared.agreeing import PROOF, TOLD
 from protocols.roles.frames import LABEL
 from tests.mpc_train.serving.test_program import CLASSES, job_of
-from tests.support.house import Asker, House
+from tests.support.house import Asker, House, only_units_of
 from tests.support.jobs import JOB
 from tests.support.lockstep import LockstepLoopback
 from tests.support.served import shares_of, some_weights
@@ -100,8 +100,7 @@ def test_what_is_sent_is_uniform(
     serve: dict[str, Any],
 ) -> None:
     """Of the same question to the same model, under fresh keys and shares."""
-    for module in (lanes, program_module):
-        monkeypatch.setattr(module, "BUCKETS", (1,))
+    only_units_of(1, monkeypatch)
     monkeypatch.setattr(program_module, "MOST_UNITS", 1)
     job = job_of(tmp_path, evaluators, text, **serve)
 

@@ -1,6 +1,8 @@
 """Encrypted questions by the commands: a server and clients as processes, their files and logs."""
 
 import csv
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import pytest
 from tests.mpc_train.results.test_predict import raw
 from tests.support.commands import as_json, mpc_train
 from tests.support.he_company import Company
+from tests.support.patience import PATIENCE_S, wait_until
 from tests.support.preparation_case import prepared_job
 
 pytest.importorskip("tenseal", reason="TenSEAL is not installed")
@@ -88,3 +91,35 @@ def test_who_is_not_named_is_refused_and_logged(company: Company) -> None:
     company.stop()
     entries = mpc_train("audit", "show", "--config", company.config("company"), "--format", "json")
     assert "unexpected-peer" in entries.stdout and "ann" in entries.stdout
+
+
+def test_a_client_that_is_killed_harms_no_other(company: Company) -> None:
+    """Two processes ask at once; one is killed in the middle of its request."""
+    folder = company.folder
+    company.start()
+    server = f"company={company.address}"
+    table = raw(folder / "new.csv", 2 * 4096)
+    asked = {}
+    for name in ("ann", "bob"):
+        assert mpc_train("he", "keys", "--config", company.config(name)).exit_code == 0
+        command = [sys.executable, "-m", "mpc_train", "he", "query", str(table), "--model", "risk"]
+        command += ["--config", str(company.config(name)), "--server", server]
+        command += ["--out", str(folder / f"{name}.csv")]
+        asked[name] = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    counts = folder / "company" / "company.he-quota.json"
+    try:
+        wait_until(lambda: counts.exists() and "ann" in counts.read_text(), "ann's request")
+        asked["ann"].kill()
+        _, error = asked["bob"].communicate(timeout=PATIENCE_S)
+        assert asked["bob"].returncode == 0, error
+    finally:
+        for process in asked.values():
+            process.kill()
+            process.wait()
+    assert len(rows_of(folder / "bob.csv")) == 2 * 4096
+    # Nothing half-written, and who was killed may ask again.
+    assert not (folder / "ann.csv").exists()
+    ask = ("he", "query", raw(folder / "few.csv", 3), "--config", company.config("ann"))
+    again = mpc_train(*ask, "--server", server, "--model", "risk", "--out", folder / "ann.csv")
+    assert again.exit_code == 0, again.stderr
+    company.stop()

@@ -53,8 +53,12 @@ class Example:
             Roster.of(cards).save(folder / "keys" / name / "roster")
 
     def start(self, *words: str) -> subprocess.Popen[str]:
-        """`mpc-train WORDS`, which asks nobody anything. Its output goes to a file."""
-        argv = [sys.executable, "-m", "mpc_train", *words, "--format", "json"]
+        """`mpc-train WORDS`, which asks nobody anything. Its output goes to a file.
+
+        Nodes of a service write what people read, as the README starts them.
+        """
+        written = () if words[0] == "serve" else ("--format", "json")
+        argv = [sys.executable, "-m", "mpc_train", *words, *written]
         if "--config" in words:
             argv += ["--passphrase-file", "pass"]
         log = (self.folder / f"{words[0]}-{len(list(self.folder.glob('*.log')))}.log").open("w+")

@@ -22,7 +22,7 @@ from unittest.mock import patch
 
 import numpy as np
 
-from mpc_train.serving import messages
+from mpc_train.serving import lanes, messages
 from mpc_train.serving import program as program_module
 from mpc_train.serving.answer import answer_width, values
 from mpc_train.serving.desk import Answers
@@ -225,3 +225,10 @@ class House:
 def in_no_time(patch: Any) -> None:
     """No evaluator waits for what is late: in lockstep nothing comes meanwhile."""
     patch.setattr(program_module, "LATE_S", 0.0)
+
+
+def only_units_of(rows: int, patch: Any) -> None:
+    """Units of one size: opening all sizes takes longer."""
+    for room in (lanes, program_module):
+        patch.setattr(room, "BUCKETS", (rows,))
+    patch.setattr(lanes, "MOST_WIDE", 0)

@@ -44,10 +44,13 @@ TRAINED = tuple(sorted(path.parent.name for path in EXAMPLES.glob("*/job.toml"))
 def adapted(name: str, folder: Path) -> Path:
     """A copy of the example whose model stays in shares, with its data; the path of its job."""
     path = copied_example(name, folder)
-    make_data(folder)
+    if (folder / "make_data.py").is_file():  # or its tables are those of another example
+        make_data(folder)
     text = path.read_text()
     for line in (r"recipients = \[.*\]", r"threshold = \d+", r'model = "shares"'):
         text = re.sub(rf"^{line}\n", "", text, flags=re.MULTILINE)
+    if "[reveal]" not in text:
+        text += "\n[reveal]\n"
     text = text.replace("[reveal]\n", '[reveal]\nmodel = "shares"\n')
     if "[serve]" not in text:
         text += '\n[serve]\nclients = ["clinic"]\n'

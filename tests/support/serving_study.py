@@ -43,6 +43,7 @@ clients = {json.dumps(CLIENTS)}
 answers = ["number"]
 max_rows_a_day = 1000000
 max_drift_epsilon = 20.0
+disclosures = ["training_counts"]
 """
 
 

@@ -293,15 +293,12 @@ def _line(node: "OpenedNode", server: str, address: str) -> "ServerLine":
     from mpc_train.commands.serving.connections import ServerLine
     from parties.keys import lifetime
     from parties.keys.roster import Roster
-    from parties.wire.zmq_transport import CurveKeys
 
-    card = node.identity.card
     moment = lifetime.now()
-    lifetime.check_own(card, moment)
+    lifetime.check_own(node.identity.card, moment)
     peer = Roster.load(node.config.place.roster).card(server)
     lifetime.check_peer(peer, moment)
-    keys = CurveKeys(card.curve, node.identity.curve_secret())
-    line = ServerLine(keys, server, address, peer.curve)
+    line = ServerLine(node.identity, peer, address)
     try:
         line.connect()
     except BaseException:

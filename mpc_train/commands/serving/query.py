@@ -273,7 +273,7 @@ class _Progress:
 
 
 def _show(service: "Service", output: Format) -> None:
-    from mpc_train.serving.offers import allowed, answers_with, described
+    from mpc_train.serving.offers import allowed, answers_with, counted_words, described
 
     offered = [one for models in service.models.values() for one in models]
     found = [described(one) for one in offered]
@@ -286,6 +286,8 @@ def _show(service: "Service", output: Format) -> None:
         say(f"{one['model']} {one['version']}: {one['kind']} model of {one['label']}")
         say(f"  digest {one['digest']}")
         say(f"  answers with the {answers_with(allowed(model))}")
+        if said := counted_words(model.job):
+            say(f"  {said}")
         for column in one["columns"]:
             more = column.get("unit") or "×".join(map(str, column.get("shape", ())))
             say(f"  {column['name']} ({column['kind']}{', ' + more if more else ''})")

@@ -26,9 +26,9 @@ from parties.audit.entries import Kind, Value
 from parties.audit.log import AuditLog
 from parties.errors import ExpiredError
 from parties.keys import lifetime
+from parties.keys.identity import Card
 from parties.keys.roster import Roster
 from parties.stop import sigterm_interrupts
-from parties.wire.zmq_transport import CurveKeys
 from protocols.arrays import Reals
 
 log = logging.getLogger(__name__)
@@ -56,12 +56,11 @@ def serve(
     safe = NodeVault(node.vault, node.place.name, identity)
     served = {name: _served(seal, safe, name, place) for name, place in file.models.items()}
     counts = Allowance(node.place.home / f"{node.place.name}.he-quota.json")
-    keys = CurveKeys(identity.card.curve, identity.curve_secret())
     strangers: deque[tuple[str, int]] = deque()
     with counts, logbook(node.place, node.audit, identity, safe.keys(), "he serve") as audit:
         service = Service(served, counts, _recorder(audit))
         with Port(
-            keys, allowed, known, file.listen, lambda who, times: strangers.append((who, times))
+            identity, allowed, known, file.listen, lambda who, times: strangers.append((who, times))
         ) as port:
             ready(port.address, sorted(served), tuple(sorted(allowed)))
             try:
@@ -77,16 +76,16 @@ def serve(
 
 def _clients(
     roster: Roster, me: str, clients: tuple[str, ...]
-) -> tuple[dict[str, bytes], dict[str, bytes]]:
-    """The CURVE keys of the clients, and those of everybody else on the roster, who is refused by
-    name: a client whose card is not valid now as well. Raises RosterError for one without a
+) -> tuple[dict[str, Card], dict[str, bytes]]:
+    """The cards of the clients, and the CURVE keys of everybody else on the roster, who is refused
+    by name: a client whose card is not valid now as well. Raises RosterError for one without a
     card."""
-    allowed, moment = {}, lifetime.now()
+    allowed, moment = dict[str, Card](), lifetime.now()
     for name in clients:
         card = roster.card(name)
         try:
             lifetime.check_peer(card, moment)
-            allowed[name] = card.curve
+            allowed[name] = card
         except ExpiredError as error:
             log.warning("%s; until then %s is not answered", error, name)
     others = (card for card in roster if card.name != me and card.name not in allowed)

@@ -223,7 +223,10 @@ def _offer(agreed: Agreed) -> str:
     for model in agreed.offered:
         serve = allowed(model)
         drift = serve.watched
-        watched = "" if drift is None else f"; drift of each {drift.every_rows:,} rows"
+        watched = ""
+        if drift is not None:
+            baseline = "training rows" if model.job.counts_training else "the first window"
+            watched = f"; drift of each {drift.every_rows:,} rows against {baseline}"
         lines.append(
             f"  {model.name} {model.version}  {model.digest[:16]}  {answers_with(serve)} "
             f"for each of {', '.join(serve.clients)}{watched}"

@@ -3,7 +3,7 @@ replaces it by another one."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from mpc_train.errors import ArtifactError
@@ -46,11 +46,13 @@ def keep_model(
     trained: Trained,
     shared: Shared,
     library: Library | None,
+    counts: Mapping[str, tuple[int, ...]] | None = None,
 ) -> None:
     """Keep the model; at every computing node, of which the dealer keeps nothing.
 
-    Nothing is kept by anybody that counts unless all evaluators have: the run ends otherwise, and
-    can go on from its last checkpoint. Raises ArtifactError.
+    counts: of the training rows, if the job lets them out. Nothing is kept by anybody that counts
+    unless all evaluators have: the run ends otherwise, and can go on from its last checkpoint,
+    unless counts with noise have left. Raises ArtifactError.
     """
     tensors = {name: trained.model.tensors[name].masked() for name in job.shapes}
     kept = kept_tensors(tensors, shared.parameters)
@@ -58,12 +60,18 @@ def keep_model(
     if not session.is_evaluator:
         return
     zeros = _zeros(session, job)
-    share = captured(job, role, session.sid, kept, shared.parameters.factors, zeros)
+    share = captured(job, role, session.sid, kept, shared.parameters.factors, zeros, counts)
     missing, problem = _kept_by_all(session, job, share, Kind.MODEL_KEPT, library)
     if missing:
+        then = "the run goes on after its last step"
+        if job.counts_training:
+            then = (
+                "the run begins anew with --fresh at all nodes, because noise that was drawn for "
+                "counts of its training rows may not be drawn again"
+            )
         raise ArtifactError(
             f"{', '.join(missing)} could not keep a share of the model{problem}; mend that and "
-            "start the nodes again: the run goes on after its last step"
+            f"start the nodes again: {then}"
         )
 
 

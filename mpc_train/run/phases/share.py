@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from mpc_train.jobs.training import is_frozen
 from mpc_train.linkage.sharing import share_joined
 from mpc_train.preparation.fitted import Parameters
+from mpc_train.preparation.rows import Rows
 from mpc_train.preparation.sharing import Shared, share_in, words_brought
 from mpc_train.shared.agreeing import common_share, tell_outline, told_outline
 from mpc_train.shared.brought import in_two, shared_statistics
@@ -48,6 +49,7 @@ def share_all(
     keeper: Keeper,
     held: Sequence[ModelShare] = (),
     statistics: Words | None = None,
+    saw: Callable[[Rows], None] = lambda rows: None,
 ) -> tuple[Shared, dict[str, MaskedTensor]]:
     """Return all owners' rows and labels, in the order of owners, and the initial weights, if the
     job gives them.
@@ -55,7 +57,8 @@ def share_all(
     take_table: returns this node's own rows, which are freed when they are shared. start: the
     state_dict, if this node has it. keeper: has the rows if an earlier session has joined them.
     held: this evaluator's shares of the model that the job starts from, if that is one in shares.
-    statistics: of a model that is brought (`shared.brought`), if this node has them.
+    statistics: of a model that is brought (`shared.brought`), if this node has them. saw: as in
+    `share_in`; of joined rows it gets the inputs, as they are if no statistics are secret.
     """
     tensors: dict[str, MaskedTensor] = {}
     given: Parameters | None = None
@@ -67,12 +70,16 @@ def share_all(
     if not job.rows:
         shared = _without_rows(job, role, given)
     elif linked is None:
-        shared = share_in(job, sources, session.me, take_table(), partial(_tell, session), given)
+        shared = share_in(
+            job, sources, session.me, take_table(), partial(_tell, session), given, saw
+        )
     elif keeper.joined_before:
         take_table()
         shared = keeper.rows(job, role)
     else:
         shared = share_joined(job, role, linked, session.me, take_table())
+    if linked is not None and not job.pipeline.secret:
+        saw(Rows(shared.inputs.masked().select((slice(None), slice(0, len(job.pipeline.terms))))))
     settings = job.train.warm_start
     if settings is None or job.starts_from_shares:
         return shared, tensors

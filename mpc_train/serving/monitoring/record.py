@@ -1,10 +1,13 @@
 """What one evaluator keeps of drift: the counts with noise of each window of a model's rows, and
 how far they are from the baseline.
 
-The baseline is the first window in which enough rows counted; a restart of the service keeps it,
-and begins a new window. To begin anew with the next window, remove the file while the service does
-not run. Beside each index stands what chance and noise alone would give: an index that is hardly
-more says nothing.
+The baseline are the training rows, whose counts with noise the evaluators keep with the model. Of
+a model without them (it was brought, its job says so, or it is of an earlier release) it is the
+first window in which enough rows counted; a restart of the service keeps it, and begins a new
+window. To begin anew with the next one, remove the file while the service does not run.
+
+Beside each index stands what chance and noise alone would give: an index that is hardly more says
+nothing.
 
     index below 0.1        no shift
     up to twice chance     too noisy to say
@@ -22,10 +25,11 @@ from threading import Lock
 from typing import TYPE_CHECKING, Literal
 
 import msgspec
+from msgspec.structs import replace
 
 from mpc_train.errors import ConfigError
 from mpc_train.evaluation.drift import by_chance, stability
-from mpc_train.evaluation.histograms import histograms, noise_of
+from mpc_train.evaluation.histograms import histograms, named, noise_of
 from parties.files import read_private, write_atomic
 
 if TYPE_CHECKING:
@@ -39,6 +43,7 @@ KEPT_WINDOWS = 200
 LOOK, SHIFTED = 0.1, 0.25
 """The customary limits of the index."""
 NOISY = 2.0
+TRAINING = "training rows"
 
 Says = Literal["no shift", "too noisy to say", "look", "shifted"]
 Counts = Mapping[str, Sequence[int]]
@@ -60,24 +65,40 @@ class Shift(_Part, frozen=True):
 class Seen(_Part, frozen=True):
     """A window. window: its number since the record began. rows: asked, padding and units that
     somebody has missed included. counts: by histogram and bin, with noise; empty if too few rows
-    were real. shifts: by histogram, empty for the baseline."""
+    were real. shifts: by histogram, empty for a window that is the baseline. against: the baseline
+    of these shifts, in words; empty without any."""
 
     window: int
     ended: str
     rows: int
     counts: dict[str, dict[str, int]]
     shifts: dict[str, Shift] = {}
+    against: str = ""
 
 
 class Model(_Part, frozen=True):
     """One model's record. epsilon: of each window; a row is in one of them. releases: windows so
-    far, each of which has spent it once."""
+    far, each of which has spent it once. baseline: the first window, where that is it. training:
+    counts of the training rows, by histogram and bin, where those are the baseline."""
 
     name: str
     epsilon: str
     releases: int
     baseline: Seen | None
     windows: tuple[Seen, ...]
+    training: dict[str, dict[str, int]] = {}
+
+    @property
+    def against(self) -> str:
+        """The baseline in words; empty if there is none yet."""
+        if self.training:
+            return TRAINING
+        return "" if self.baseline is None else f"the first window of {self.baseline.rows} rows"
+
+    @property
+    def expected(self) -> dict[str, dict[str, int]]:
+        """The counts of the baseline; empty if there is none yet."""
+        return self.training or ({} if self.baseline is None else self.baseline.counts)
 
 
 class _File(_Part, frozen=True):
@@ -114,33 +135,36 @@ class Record:
                 ) from error
             self._models = found.models
 
-    def add(self, digest: str, job: Job, rows: int, counts: Counts | None) -> None:
-        """A window of a model that watches drift. counts: None if too few of its rows were real."""
+    def add(
+        self,
+        digest: str,
+        job: Job,
+        rows: int,
+        counts: Counts | None,
+        training: Counts | None = None,
+    ) -> None:
+        """A window of a model that watches drift. counts: None if too few of its rows were real.
+        training: those of the training rows, where these are the baseline."""
         drift = job.drift
         assert drift is not None
         with self._lock:
-            before = self._models.get(digest)
-            if before is None:
-                before = Model(job.name, str(drift.epsilon), 0, None, ())
-            named = {} if counts is None else _named(job, counts)
-            seen = Seen(before.releases + 1, self._now().isoformat(timespec="seconds"), rows, named)
-            baseline = before.baseline
-            if baseline is not None and named and _bins(baseline.counts) != _bins(named):
+            model = self._models.get(digest) or Model(job.name, str(drift.epsilon), 0, None, ())
+            found = {} if counts is None else named(histograms(job), counts)
+            if training is not None:
+                model = replace(model, training=named(histograms(job), training), baseline=None)
+            elif model.baseline and found and _bins(model.baseline.counts) != _bins(found):
                 log.warning(
                     "%s: %s has other bins than its baseline; a new one", self._path, job.name
                 )
-                baseline = None
-            if baseline is not None and named:
-                seen = msgspec.structs.replace(seen, shifts=_shifts(job, baseline.counts, named))
-            elif named:
-                baseline = seen
-            model = Model(
-                before.name,
-                before.epsilon,
-                seen.window,
-                baseline,
-                (*before.windows, seen)[-KEPT_WINDOWS:],
-            )
+                model = replace(model, baseline=None)
+            seen = Seen(model.releases + 1, self._now().isoformat(timespec="seconds"), rows, found)
+            if found and model.against:
+                shifts = _shifts(job, model.expected, found)
+                seen = replace(seen, shifts=shifts, against=model.against)
+            elif found:
+                model = replace(model, baseline=seen)
+            windows = (*model.windows, seen)[-KEPT_WINDOWS:]
+            model = replace(model, releases=seen.window, windows=windows)
             self._models[digest] = model
             self._write()
         self._on_window(digest, model)
@@ -151,10 +175,6 @@ class Record:
             write_atomic(self._path, msgspec.json.encode(_File(self._models)))
         except OSError as error:
             log.error("%s: drift cannot be recorded (%s)", self._path, error.strerror)
-
-
-def _named(job: Job, counts: Counts) -> dict[str, dict[str, int]]:
-    return {one.name: dict(zip(one.bins, counts[one.name], strict=True)) for one in histograms(job)}
 
 
 def _bins(counts: Mapping[str, Mapping[str, int]]) -> dict[str, list[str]]:
@@ -181,7 +201,8 @@ def said(index: float, chance: float) -> Says:
 
 
 def drift_event(digest: str, model: Model) -> dict[str, object]:
-    """The newest window as an event of this node, for its own page and terminal."""
+    """The newest window as an event of this node, for its own page and terminal. against: with what
+    it was compared; empty for the baseline, and where nothing was counted."""
     seen = model.windows[-1]
     return {
         "model": model.name,
@@ -190,5 +211,6 @@ def drift_event(digest: str, model: Model) -> dict[str, object]:
         "rows": seen.rows,
         "epsilon": model.epsilon,
         "counted": bool(seen.counts),
+        "against": seen.against,
         "shifts": {name: msgspec.structs.asdict(shift) for name, shift in seen.shifts.items()},
     }

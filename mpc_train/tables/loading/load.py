@@ -165,7 +165,7 @@ def stream(
         opened = open_table(records)
     else:
         if isinstance(records, DataFrame):
-            records = columnar.FrameTable(records.lazy(), "the data frame")
+            records = columnar.FrameTable(records, "the data frame")
         source, title = Source(), records.label
         opened = contextlib.nullcontext(records)
     faults = Faults(title, source.titles)
@@ -307,7 +307,8 @@ def _check_names(
             f"from the table, or list it in this node's configuration: ignore = {_toml(extra)}"
             + (' ("" is a column without a name)' if "" in extra else "")
         )
-    return frozenset(name for name in wanted if table.names.count(name) != 1)
+    times = Counter(table.names)
+    return frozenset(name for name in wanted if times[name] != 1)
 
 
 def header_faults(

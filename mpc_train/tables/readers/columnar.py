@@ -29,9 +29,10 @@ _ARROW_FILE = b"ARROW1"
 
 
 class FrameTable:
-    """A `Table` of a lazy polars frame.
+    """A `Table` of a polars frame.
 
-    Rows stream in file order, so that memory holds some chunks and not the whole table.
+    Rows of a lazy one stream in file order, so that memory holds some chunks and not the whole
+    table.
     """
 
     unit: Unit = "rows"
@@ -40,7 +41,7 @@ class FrameTable:
 
     def __init__(
         self,
-        frame: polars.LazyFrame,
+        frame: polars.LazyFrame | polars.DataFrame,
         label: str,
         names: Sequence[str] | None = None,
         *,
@@ -55,21 +56,32 @@ class FrameTable:
         with _named(label):
             self._columns = tuple(frame.collect_schema().names())
             self.names = tuple(map(name_of, self._columns if names is None else names))
-            self.total: int | None = int(frame.select(polars.len()).collect().item())
+            self.total: int | None = (
+                frame.height
+                if isinstance(frame, polars.DataFrame)
+                else int(frame.select(polars.len()).collect().item())
+            )
 
     def chunks(self, wanted: Sequence[str]) -> Iterator[Chunk]:
-        # By place, because a name may look like one of the library's patterns.
-        columns = [polars.nth(self.names.index(name)) for name in wanted]
-        frame = self._frame.select(columns)
+        place_of = {name: place for place, name in reversed(list(enumerate(self.names)))}
         size = max(CHUNK_CELLS // max(len(wanted), 1), 1)
         done = 0
         with _named(self.label):
-            for batch in frame.collect_batches(chunk_size=size, maintain_order=True):
+            for batch in self._batches([place_of[name] for name in wanted], size):
                 batch.columns = list(wanted)
                 for part in batch.iter_slices(size):
                     places = np.arange(done, done + part.height) + self._first
                     done += part.height
                     yield Chunk(part, places, done)
+
+    def _batches(self, places: list[int], size: int) -> Iterator[polars.DataFrame]:
+        """The columns at these places, by about `size` rows."""
+        if isinstance(self._frame, polars.DataFrame):
+            yield self._frame[:, places]
+            return
+        # By place, because a name may look like one of the library's patterns.
+        columns = polars.nth(places)
+        yield from self._frame.select(columns).collect_batches(chunk_size=size, maintain_order=True)
 
 
 def parquet(path: Path, label: str) -> FrameTable:

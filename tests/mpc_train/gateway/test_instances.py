@@ -7,13 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from mpc_train.errors import DataError
 from mpc_train.gateway.instances import LEAST_LIMIT, MOST_LIMIT, TooLargeError, most_bytes, read
 from mpc_train.jobs.job import Job
 from mpc_train.serving.offered import MOST_ROWS
 from mpc_train.serving.offers import asked_columns
+from mpc_train.tables.faults import Faults
+from mpc_train.tables.spelling import name_of
 from tests.support.jobs import column, job_toml, loaded, schema_toml
 from tests.support.preparation_case import prepared_job
 
@@ -72,6 +77,83 @@ def test_a_number_keeps_its_digits(tmp_path: Path) -> None:
     table = read(job, b'{"instances": [{"code": 9007199254740993}]}')
     (chunk,) = table.chunks(["code"])
     assert chunk.frame["code"].to_list() == ["9007199254740993"]
+
+
+NAMES = ("age", "é", "income", "y 2")
+CELLS = st.one_of(
+    *(st.floats(allow_nan=False, allow_infinity=False), st.integers(-(2**70), 2**70)),
+    *(st.booleans(), st.none(), st.text(max_size=3), st.just([1]), st.just({"a": 1})),
+    st.sampled_from([2**53, 2**53 + 1, -(2**53) - 1, 2**63 - 1, 2**63, -(2**63), 10**400]),
+)
+NUMBERS = st.one_of(st.floats(-1e20, 1e20), st.integers(-(2**53), 2**53))
+SPELT = st.sampled_from((*NAMES, "e\u0301", " age", "income ", "other", "other "))
+
+
+def by_cell(rows: list[dict[str, Any]]) -> polars.DataFrame:
+    """What a request says, cell by cell. Raises DataError."""
+    faults = Faults("the request")
+    faults.place = "instance"
+    named = [{name_of(name): cell for name, cell in row.items()} for row in rows]
+    for place, (row, found) in enumerate(zip(rows, named, strict=True)):
+        if len(row) != len(found):
+            faults.records(np.array([place]), "two names are the same column")
+    columns = []
+    for name in NAMES:
+        cells: list[Any] = []
+        for place, row in enumerate(named):
+            cell = row.get(name, ...)
+            what = "is not a number, text, true, false or null"
+            if cell is ...:
+                what = "is missing; null says that a value is not known"
+            elif isinstance(cell, bool):
+                cell = str(cell).lower()
+            elif isinstance(cell, list | dict) or (
+                isinstance(cell, int) and not -(2**63) < cell < 2**63
+            ):
+                cell = ...
+            if cell is ...:
+                faults.cells(name, np.array([place]), what)
+            cells.append(None if cell is ... else cell)
+        if all(
+            isinstance(cell, float) or (isinstance(cell, int) and abs(cell) <= 2**53)
+            for cell in cells
+        ):
+            columns.append(polars.Series(name, [float(cell) for cell in cells]))
+        else:
+            texts = [cell if isinstance(cell, str | None) else repr(cell) for cell in cells]
+            columns.append(polars.Series(name, texts, dtype=polars.String))
+    faults.check()
+    return polars.DataFrame(columns)
+
+
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory: pytest.TempPathFactory) -> Job:
+    return loaded(tmp_path_factory.mktemp("wide"), job_toml(list(NAMES)))
+
+
+@settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    st.lists(
+        st.one_of(
+            st.fixed_dictionaries(dict.fromkeys(NAMES, NUMBERS)),
+            st.fixed_dictionaries(dict.fromkeys(NAMES, CELLS), optional={"other": CELLS}),
+            st.dictionaries(SPELT, CELLS),
+        ),
+        min_size=1,
+        max_size=4,
+    )
+)
+def test_columns_are_what_their_cells_are_one_by_one(wide: Job, rows: list[dict[str, Any]]) -> None:
+    body = json.dumps({"instances": rows}).encode()
+    try:
+        right = by_cell(rows)
+    except DataError as error:
+        with pytest.raises(DataError) as refused:
+            read(wide, body)
+        assert str(refused.value) == str(error)
+        return
+    (chunk,) = read(wide, body).chunks(NAMES)
+    assert chunk.frame.equals(right) and chunk.frame.schema == right.schema
 
 
 def test_ordinary_requests_are_within_the_bound(job: Job, tmp_path: Path) -> None:

@@ -54,9 +54,10 @@ def test_a_statistic_that_nobody_folds_is_refused(tmp_path: Path) -> None:
 def test_a_number_beyond_its_bound_is_never_cut(tmp_path: Path) -> None:
     pipeline = prepared_job(tmp_path).pipeline
     local = local_terms(pipeline, typed(4, 1))
-    local.values[2, 0] = 1.01 * pipeline.terms[0].bound * 2
-    with pytest.raises(DataError, match=pipeline.terms[0].column):
-        Columns.of(pipeline).values(local, 0)
+    for value in (1.01 * pipeline.terms[0].bound * 2, np.nan, np.inf, -np.inf):
+        local.values[2, 0] = value
+        with pytest.raises(DataError, match=pipeline.terms[0].column):
+            Columns.of(pipeline).values(local, 0)
 
 
 def test_a_description_says_nothing_that_a_client_need_not_know(tmp_path: Path) -> None:

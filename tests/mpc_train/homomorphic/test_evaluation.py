@@ -191,6 +191,18 @@ def test_malformed_ciphertexts_are_refused_by_name() -> None:
         request.take(2, good)
 
 
+def test_ciphertexts_that_cancel_are_refused_by_name() -> None:
+    """A sum that hides nothing is one that SEAL does not compute; a client that knows the weights
+    can bring it about."""
+    weights = Weights(seal(), np.array([[1.0, -1.0]]), np.zeros(1))
+    request = Evaluation(weights, pair().public)
+    same = pair().encrypt(np.ones(3))
+    request.take(0, same)
+    with pytest.raises(CiphertextError) as caught:
+        request.take(1, same)
+    assert caught.value.code == "ciphertext"
+
+
 def test_malformed_keys_are_refused_by_name() -> None:
     weights, _, _ = plain_served(1)
     good = pair().public

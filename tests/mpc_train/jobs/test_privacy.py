@@ -12,14 +12,14 @@ import pytest
 from mpc_train.admission import noise
 from mpc_train.admission.load import job_from_bytes, load_job
 from mpc_train.errors import JobError
-from mpc_train.jobs.audience import OWN, RANGE, fold_outputs
+from mpc_train.jobs.audience import OWN, RANGE, TRAINING_COUNTS, fold_outputs
 from mpc_train.jobs.job import Job
 from mpc_train.jobs.outputs import Disclosure, OverFolds, leaving
 from mpc_train.jobs.privacy import Privacy
 from mpc_train.jobs.reveal import METRICS as OF_KINDS
 from mpc_train.jobs.reveal import Metric
 from mpc_train.privacy import costs
-from mpc_train.privacy.accounting import row_clip, sensitivity
+from mpc_train.privacy.accounting import noise_multiplier, row_clip, sensitivity
 from mpc_train.privacy.words import as_json, lines, rounded_up, table
 from tests.support import columns_case
 from tests.support.commands import as_json as as_json_of
@@ -27,6 +27,7 @@ from tests.support.commands import mpc_train
 from tests.support.jobs import (
     JOB,
     NEWTON,
+    changed,
     column,
     duplicates_toml,
     job_toml,
@@ -254,10 +255,60 @@ def test_metrics_of_an_owner_s_own_rows_cost_others_nothing(tmp_path: Path) -> N
 
 def test_every_disclosure_and_metric_has_an_entry() -> None:
     """A new word of either must say what it costs, or why it cannot have a cost."""
-    assert set(costs.REFUSED) == {*get_args(Disclosure), RANGE}
+    # Counts of training rows have a cost (below).
+    assert {*costs.REFUSED, TRAINING_COUNTS} == {*get_args(Disclosure), RANGE}
     assert set(costs.METRICS) == set(get_args(Metric))
     assert {name for name, why in costs.METRICS.items() if not why} == {*costs.COUNTED}
     assert all(why.strip() and key.count(".") for key, why in costs.REFUSED.values())
+
+
+WATCHED = (
+    changed(
+        ('recipients = ["ann", "office"]\n', ""),
+        ("[reveal]", '[serve]\nclients = ["clinic"]\nDRIFT\n[reveal]\nmodel = "shares"'),
+        text=PRIVATE,
+    )
+    .replace('kind = "logistic"', 'kind = "mlp"\nhidden = [3]\nclasses = 2')
+    .replace("DRIFT", 'drift = { every_rows = 1000, epsilon = "0.5", to = ["ann"] }')
+)
+
+
+@pytest.mark.parametrize(("neighbours", "cost"), [("zeroed", 0.5), ("replaced", 1.0)])
+def test_counts_of_training_rows_are_paid_from_the_budget(
+    tmp_path: Path, neighbours: str, cost: float
+) -> None:
+    job = load_job(write_job(tmp_path, WATCHED.replace('"zeroed"', f'"{neighbours}"')))
+    found = {one.name: one for one in costs.costs(job)}
+    assert found[TRAINING_COUNTS].epsilon == cost and found[TRAINING_COUNTS].side == "training"
+    assert found[costs.MODEL].epsilon == 3 - cost
+    assert costs.total(job).training == 3
+    # As much noise as a smaller budget without counts demands.
+    smaller = load_job(
+        write_job(
+            tmp_path,
+            WATCHED.replace('"zeroed"', f'"{neighbours}"')
+            .replace("epsilon = 3", f"epsilon = {3 - cost}")
+            .replace('to = ["ann"]', 'to = ["ann"], baseline = "first-window"'),
+        )
+    )
+    assert TRAINING_COUNTS not in {one.name for one in costs.costs(smaller)}
+    assert noise_multiplier(job) == noise_multiplier(smaller)
+
+
+def test_counts_that_leave_nothing_or_are_of_clipped_rows_are_refused(tmp_path: Path) -> None:
+    most = WATCHED.replace('"0.5", to', '"3", to')
+    assert "nothing is left of the budget of 3 for training" in refused(tmp_path, most)
+    clipped = WATCHED.replace('kind = "mlp"\nhidden = [3]\nclasses = 2', 'kind = "logistic"')
+    assert "of rows that their owners have clipped" in refused(tmp_path, clipped)
+    text = clipped.replace('to = ["ann"]', 'to = ["ann"], baseline = "first-window"')
+    assert not load_job(write_job(tmp_path, text)).counts_training
+
+
+def test_a_budget_that_is_no_double_is_enough_for_itself(tmp_path: Path) -> None:
+    text = PRIVATE.replace("epsilon = 3", "epsilon = 0.1").replace(
+        "noise.epsilon = 0.5", "noise.epsilon = 0.05"
+    )
+    assert costs.total(load_job(write_job(tmp_path, text))).training <= 0.1
 
 
 @pytest.mark.parametrize("kind", OF_KINDS)

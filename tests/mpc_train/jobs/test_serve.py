@@ -14,7 +14,9 @@ from mpc_train.admission.cautions import cautions
 from mpc_train.admission.load import job_from_bytes
 from mpc_train.admission.rules import Rules, check_rules, check_serving, rule_faults
 from mpc_train.errors import JobError, RefusedError
+from mpc_train.jobs.audience import TRAINING_COUNTS, audience
 from mpc_train.jobs.job import Job
+from mpc_train.jobs.outputs import clause, leaving
 from mpc_train.jobs.serve import Drift, Serve
 from mpc_train.results.report import describe
 from mpc_train.run.local import LocalNode, node_text
@@ -102,7 +104,40 @@ def test_counts_that_say_too_much_or_nothing_are_warned_of(tmp_path: Path) -> No
     assert any("noise hides little of one row" in line for line in cautions(loaded(tmp_path, much)))
     few = changed(("every_rows = 1000", "every_rows = 150"), text=WATCHED)
     assert any("its index will say little" in line for line in cautions(loaded(tmp_path, few)))
-    assert not any("serve.drift" in line for line in cautions(loaded(tmp_path, WATCHED)))
+    assert any("as a baseline of drift they say little" in line for line in warned(tmp_path, few))
+    first = changed(('epsilon = "0.5"', 'epsilon = "0.5", baseline = "first-window"'), text=WATCHED)
+    assert not any("serve.drift" in line for line in warned(tmp_path, first))
+
+
+def warned(folder: Path, text: str) -> list[str]:
+    return cautions(loaded(folder, text))
+
+
+def test_training_rows_are_counted_only_where_the_rules_list_it(tmp_path: Path) -> None:
+    job = loaded(tmp_path, WATCHED)
+    assert job.counts_training and TRAINING_COUNTS in leaving(job)
+    assert audience(job, TRAINING_COUNTS) == job.evaluators
+    assert clause(job, TRAINING_COUNTS) == "serve.drift"
+    without = allowing(job, disclosures=(), max_drift_epsilon=0.5)
+    assert 'write disclosures = ["training_counts"]' in refused(without, job)
+    assert "how many training rows fall into which bin" in describe(job)
+    text = changed(('epsilon = "0.5"', 'epsilon = "0.5", baseline = "first-window"'), text=WATCHED)
+    first = loaded(tmp_path, text)
+    assert not first.counts_training and TRAINING_COUNTS not in leaving(first)
+    assert "nothing of training rows is counted" in describe(first)
+    assert b"baseline" not in job.to_bytes() and b"first-window" in first.to_bytes()
+
+
+def refused(rules: Rules, job: Job) -> str:
+    with pytest.raises(RefusedError) as caught:
+        check_rules(rules, job, "ann")
+    return str(caught.value)
+
+
+def test_few_training_rows_are_not_counted(tmp_path: Path) -> None:
+    text = changed(("[reveal]", "[reveal]\nleast_group = 76"), text=WATCHED)
+    with pytest.raises(JobError, match=r"75 rows train, fewer than reveal\.least_group = 76"):
+        loaded(tmp_path, text)
 
 
 def test_drift_needs_a_rule(tmp_path: Path) -> None:

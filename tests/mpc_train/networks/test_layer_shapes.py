@@ -27,6 +27,9 @@ from tests.support.layers import UNIT, opened, part
 from tests.support.lockstep import run_lockstep
 from tests.support.loopback import secret
 
+UNROLLED = 4 * RECURRENT
+"""Some draws multiply an error by weights near 2 at every step and layer: of 250 draws, the largest
+error was 1.06 times RECURRENT and the median 0.04 times."""
 Draw = Callable[[Any], Any]
 EXACT = 2.0**-14
 """Products of numbers up to 2, and their sums over a few: some units of 2^-20 each."""
@@ -140,7 +143,8 @@ def _recurrent(draw: Draw) -> LayerProgram:
     sizes = some(draw, 1, 2), some(draw, 1, 2), some(draw, 1, 2)
     settings = {"bias": draw(st.booleans()), "bidirectional": draw(st.booleans())}
     steps = some(draw, 1, 3)
-    return LayerProgram(sequence(kind, *sizes, **settings), (steps, sizes[0]), RECURRENT, rows=2)
+    module = sequence(kind, *sizes, **settings)
+    return LayerProgram(module, (steps, sizes[0]), UNROLLED, rows=2)
 
 
 def _resize(draw: Draw) -> LayerProgram:

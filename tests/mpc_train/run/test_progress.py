@@ -9,6 +9,7 @@ import pytest
 from mpc_train.checkpoints.keeper import token_of
 from mpc_train.commands.common import Format
 from mpc_train.commands.nodes import Events
+from mpc_train.run.pacing import LINE_INTERVAL_S
 from mpc_train.run.progress import ProgressView
 
 
@@ -282,3 +283,24 @@ def test_a_dealer_that_is_ahead_does_not_slow_the_others(
         "training 380/1000  10 B sent",
         "training 451/1000  10.0 steps/s  55 s left  20 B sent",
     ]
+
+
+@pytest.mark.timeout(30)
+def test_a_service_says_what_it_answers(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
+    view = ProgressView()
+    view.serves = True
+    view.event("started", {})
+    for number in range(1, 4):
+        clock.now += LINE_INTERVAL_S + 1
+        served = {"phase": "serving", "questions": number, "rows": 16 * number, "refused": 0}
+        view.event("progress", {"node": "ann", "fields": served})
+    said = lines(capsys)
+    assert said[0].endswith("the service opens") and said[1] == "the service is open"
+    assert said[-1] == "3 questions of 48 rows answered"
+    view = ProgressView()
+    view.serves = True
+    view.event("started", {})
+    for number in (1000, 2000):
+        clock.now += LINE_INTERVAL_S + 1
+        view.event("progress", {"node": "dora", "fields": {"phase": "dealing", "units": number}})
+    assert lines(capsys)[-1] == "2,000 units of material made"

@@ -21,12 +21,11 @@ from mpc_train.errors import JobError
 from mpc_train.owners.applied import applied
 from mpc_train.owners.local import local_terms
 from mpc_train.results.predicting import Predictor
-from mpc_train.serving import lanes, program
 from mpc_train.serving.offered import MOST_ROWS
 from mpc_train.shared.share import ModelShare
 from mpc_train.tables.typed import TypedTable
 from protocols.arrays import Reals
-from tests.support.house import Asker, House
+from tests.support.house import Asker, House, only_units_of
 from tests.support.served_examples import (
     TRAINED,
     adapted,
@@ -41,7 +40,10 @@ from tests.support.sessions import Rehearsal
 from tests.support.shared_models import shares
 
 TOLERANCE = 2.0**-10
-NOT_SERVED = {"credit_columns": "a regression by newton .* a model in shares has none"}
+NOT_SERVED = {
+    "credit_columns": "a regression by newton .* a model in shares has none",
+    "federated": "a federated job reveals the global model to its owners",
+}
 """Examples whose model cannot stay in shares, and what the job says then."""
 SERVED = tuple(name for name in TRAINED if name not in NOT_SERVED)
 QUICK = ("breast_cancer", "diabetes", "serve")
@@ -120,9 +122,7 @@ def far(rows: Sequence[Sequence[Any]], others: Sequence[Sequence[Any]], are_clas
 
 @pytest.fixture(autouse=True)
 def one_size(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Units of one size: opening all sizes takes longer, and says nothing more."""
-    for room in (lanes, program):
-        monkeypatch.setattr(room, "BUCKETS", (MOST_ROWS,))
+    only_units_of(MOST_ROWS, monkeypatch)
 
 
 @pytest.mark.parametrize("name", QUICK)
@@ -142,7 +142,10 @@ def test_a_model_that_was_trained_over_shares(name: str, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("name", NOT_SERVED)
-def test_an_example_whose_model_cannot_stay_in_shares(name: str, tmp_path: Path) -> None:
+def test_an_example_whose_model_cannot_stay_in_shares(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))  # an example may bring a module of its own
     with pytest.raises(JobError, match=NOT_SERVED[name]):
         example_job(name, tmp_path)
 

@@ -25,10 +25,10 @@ from mpc_train.networks.convert import COMPOSED_LAYERS, convert
 from mpc_train.networks.convert_rules import MODULES
 from mpc_train.networks.graph import CHOICES, SPECS
 from mpc_train.owners.local import Local
-from mpc_train.serving import lanes, program
+from mpc_train.serving import lanes
 from protocols.arrays import Reals
 from tests.support.carried_models import write_carried
-from tests.support.house import Asker, House
+from tests.support.house import Asker, House, only_units_of
 from tests.support.jobs import column, job_toml, schema_toml, write_job
 from tests.support.layer_programs import LAYERS, SECRET_DROPOUT
 from tests.support.served import kept_in_shares, shares_of
@@ -190,9 +190,7 @@ def apart(folder: Path, layer: Layer, evaluators: int, count: int, reach: float)
 def test_answers_are_those_of_the_module(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Units of one size, which take a tenth of the time that all sizes take.
-    for room in (lanes, program):
-        monkeypatch.setattr(room, "BUCKETS", (ROWS,))
+    only_units_of(ROWS, monkeypatch)
     found = apart(tmp_path, CASES[name], 2, ROWS, 2.0)
     assert found <= TOLERANCE
 

@@ -20,6 +20,7 @@ from mpc_train.serving import program as program_module
 from mpc_train.serving.allowance import Allowance
 from mpc_train.serving.desk import Answers, Kept, ServiceDesk
 from mpc_train.serving.journal import Journal
+from mpc_train.serving.lanes import BUCKETS, WIDE_ROWS, unit_rows
 from mpc_train.serving.monitoring.record import Record
 from mpc_train.serving.offered import Offered
 from mpc_train.serving.program import MOST_HELD, MOST_WAITING, STRIKES, NoDesk
@@ -123,6 +124,32 @@ def test_two_models_and_units_that_run_out(tmp_path: Path, monkeypatch: pytest.M
         right(clinic, (one, other)[turn % 2], turn + 1, each)
     assert house.used_twice() == 0
     assert {key[0] for key in house.drawn} == {*house.names, "registry"}
+
+
+@pytest.mark.parametrize(
+    ("questions", "batches"), [([128] * 4, 1), ([128] * 3, 1), ([128] * 2, 2), ([100, 9, 1], 2)]
+)
+def test_full_questions_that_come_together_share_a_wide_unit(
+    tmp_path: Path, questions: list[int], batches: int
+) -> None:
+    """If they fill most of it; padded, 100, 9 and 1 rows are 145, of which 128 come first."""
+    house = house_of(job_of(tmp_path))
+    (model,) = house.models
+    clinic = Asker("clinic", house)
+    rows = [rows_of(count, seed) for seed, count in enumerate(questions)]
+    house.serve([clinic.asks(model, each) for each in rows])
+    for number, each in enumerate(rows, start=1):
+        right(clinic, model, number, each)
+    assert house.reports[house.names[0]]["batches"] == batches
+    assert house.used_twice() == 0
+
+
+def test_networks_of_many_values_have_no_wide_units(tmp_path: Path) -> None:
+    job = job_of(tmp_path)
+    assert unit_rows(job) == (*BUCKETS, WIDE_ROWS)
+    wide = replaced('kind = "logistic"', 'kind = "mlp"\nhidden = [1100, 1100]\nclasses = 2', JOB)
+    wide = replaced('metrics = ["accuracy", "auc"]', 'metrics = ["accuracy"]', wide)
+    assert unit_rows(job_of(tmp_path / "wide", text=wide)) == BUCKETS
 
 
 def without(name: str, parts: dict[str, Any]) -> dict[str, Any]:

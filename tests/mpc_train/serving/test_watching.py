@@ -43,7 +43,9 @@ class Desk(NoDesk):
     def releasing(self, model: Offered, rows: int) -> None:
         self.said.append(("before", model.digest, rows, None))
 
-    def released(self, model: Offered, rows: int, counts: Counts | None) -> None:
+    def released(
+        self, model: Offered, rows: int, counts: Counts | None, training: Counts | None
+    ) -> None:
         self.said.append(("after", model.digest, rows, counts))
 
     @property

@@ -10,20 +10,28 @@ import pytest
 
 from mpc_train.commands.serving import connections
 from mpc_train.owners.local import local_terms
-from parties.wire.zmq_transport import CurveKeys, Dialled, Transport
+from parties.errors import RosterError
+from parties.keys.identity import IdentityKeys
+from parties.keys.vault import MemoryVault
+from parties.wire.zmq_transport import Dialled, Transport
 from protocols.errors import PeerLostError, PeerTimeoutError
 from tests.support.patience import PATIENCE_S, wait_until
 from tests.support.preparation_case import prepared_job, typed
 
 pytest.importorskip("tenseal", reason="TenSEAL is not installed")
 
-from mpc_train.commands.serving.connections import MAX_PART_BYTES, Port, ServerLine
+from mpc_train.commands.serving.connections import (
+    MAX_PART_BYTES,
+    Port,
+    ServerLine,
+    curve_keys,
+)
 from mpc_train.homomorphic.asking import EncryptedPredictor, Question, describe
 from mpc_train.homomorphic.messages import Ask, encode
 from tests.support.homomorphic import Desk, pair, served
 from tests.support.serving import opened_model
 
-KEYS = {name: CurveKeys.generate() for name in ("company", "ann", "bob", "mallory")}
+VAULTS = {name: MemoryVault.generate(name) for name in ("company", "ann", "bob", "mallory")}
 
 
 class Running:
@@ -41,11 +49,10 @@ class Running:
         assert self._ready.wait(PATIENCE_S)
 
     def _serve(self) -> None:
-        allowed = {name: KEYS[name].public for name in ("ann", "bob")}
         with Port(
-            KEYS["company"],
-            allowed,
-            {"mallory": KEYS["mallory"].public},
+            VAULTS["company"],
+            {name: VAULTS[name].card for name in ("ann", "bob")},
+            {"mallory": VAULTS["mallory"].card.curve},
             "tcp://127.0.0.1:*",
             lambda who, times: self.refused.append(who),
         ) as port:
@@ -56,7 +63,7 @@ class Running:
 
     @contextmanager
     def line(self, name: str) -> Iterator[ServerLine]:
-        with ServerLine(KEYS[name], "company", self.address, KEYS["company"].public) as line:
+        with ServerLine(VAULTS[name], VAULTS["company"].card, self.address) as line:
             line.connect()
             yield line
 
@@ -97,13 +104,20 @@ def test_two_clients_at_once_get_their_own_predictions(running: Running) -> None
 
 
 def test_who_is_not_named_does_not_get_in(running: Running) -> None:
-    line = ServerLine(KEYS["mallory"], "company", running.address, KEYS["company"].public)
+    line = ServerLine(VAULTS["mallory"], VAULTS["company"].card, running.address)
     with line, pytest.raises(PeerTimeoutError, match="refuses"):
         line.connect()
     wait_until(lambda: bool(running.refused), "a refusal")
     assert "mallory" in running.refused[0]
+    # Nor does who has the key of ann's connections alone, which is not post-quantum.
+    private = IdentityKeys.generate().private_bytes()[:-32] + VAULTS["ann"].curve_secret()
+    keys = IdentityKeys(private)
+    line = ServerLine(MemoryVault(keys, keys.card("ann")), VAULTS["company"].card, running.address)
+    with line, pytest.raises(RosterError, match=r"ann: here .* at company"):
+        line.connect()
+    assert not running.desk.written
     # A server with another key than its card's is not spoken to.
-    line = ServerLine(KEYS["ann"], "company", running.address, KEYS["bob"].public)
+    line = ServerLine(VAULTS["ann"], VAULTS["bob"].card, running.address)
     with line, pytest.raises(PeerTimeoutError, match="does not hold the expected key"):
         line.connect()
 
@@ -116,8 +130,8 @@ def test_a_client_that_leaves_or_floods_harms_nobody(running: Running) -> None:
         assert len(running.desk.service._requests) == 1
     wait_until(lambda: not running.desk.service._requests, "the end of the request")
     # A part that is too long ends the connection on which it comes.
-    transport = Transport(KEYS["ann"], {})
-    dialled = Dialled(transport, running.address, KEYS["company"].public, MAX_PART_BYTES)
+    transport = Transport(curve_keys(VAULTS["ann"]), {})
+    dialled = Dialled(transport, running.address, VAULTS["company"].card.curve, MAX_PART_BYTES)
     try:
         for _ in range(50):
             dialled.send((b"x" * 9, b"", b"", b"", b"", b"", b""), wait=False)
@@ -126,9 +140,16 @@ def test_a_client_that_leaves_or_floods_harms_nobody(running: Running) -> None:
     finally:
         dialled.close(0)
         transport.close()
-    with running.line("bob") as line:
+    with running.line("bob") as line, running.line("ann") as other:
         asking = Question(line, pair("bob"), describe(line, "risk"))
+        # What does not verify under its keys ends the connection on which it comes.
+        other.send(whole)
+        other.receive()
+        other._dialled.send((b"not sealed", b"at all"))
+        with pytest.raises(PeerLostError, match="company ended the connection"):
+            describe(other, "risk")
         asking.outputs(local_terms(running.model.description.job.pipeline, typed(2, 1)))
+    assert [said[1] for said in running.desk.written] == ["bob"]
 
 
 def test_a_server_that_ends_is_noticed(running: Running) -> None:

@@ -95,9 +95,11 @@ def test_keys_show_and_query(company: Company, address: str) -> None:
         assert result.exit_code == status and said in result.stderr
     # A cell that does not fit, a model that is not there, nonsense for a server.
     assert mpc_train(*ask, out, "--model", "other").exit_code == 6
-    table.write_text(table.read_text().replace("\nx,", "\nx,9", 1))
-    bad = mpc_train(*ask, out, "--model", "risk")
-    assert bad.exit_code == 4 and "line 2" in bad.stderr
+    good = table.read_text()
+    for cell in ("\nx,9", "\nx,nan", "\nx,inf"):
+        table.write_text(good.replace("\nx,", cell, 1))
+        bad = mpc_train(*ask, out, "--model", "risk")
+        assert bad.exit_code == 4 and "line 2" in bad.stderr, cell
     assert not out.exists()
     there = ("--server", "company", "--model", "risk", "--out", out)
     assert mpc_train("he", "query", table, *config, *there).exit_code == 2

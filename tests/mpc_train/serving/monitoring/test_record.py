@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -56,6 +57,40 @@ def test_the_first_window_is_the_baseline_of_those_that_follow(job: Job, tmp_pat
     assert (last.window, last.rows, last.ended) == (4, 1002, "2026-05-06T07:08:09+00:00")
     assert (seen[-1].releases, seen[-1].epsilon, seen[-1].baseline) == (4, "2", second)
     assert path.stat().st_mode & 0o077 == 0
+
+
+def test_training_rows_are_the_baseline_where_they_were_counted(job: Job, tmp_path: Path) -> None:
+    seen: list[Model] = []
+    path = tmp_path / "ann.drift.json"
+    training = {OUTPUTS: LIKE}
+    record(path).add(DIGEST, job, 1008, None, training)
+    # Also after a restart, and where a window came before without them.
+    for counts in (OTHER, LIKE):
+        record(path, seen).add(DIGEST, job, 1000, {OUTPUTS: counts}, training)
+    shifted, like = (model.windows[-1] for model in seen)
+    assert shifted.shifts[OUTPUTS].says == "shifted" and like.shifts[OUTPUTS].index == 0
+    assert shifted.against == like.against == "training rows"
+    assert seen[-1].baseline is None and seen[-1].releases == 3
+    assert [*seen[-1].training[OUTPUTS].values()] == [*LIKE]
+    said = drift_event(DIGEST, seen[0])
+    assert said["against"] == "training rows"
+    board = Board(("ann",))
+    board.event("drift", said)
+    (event,) = board.snapshot()["events"]
+    assert event["text"] == (
+        f"study, window 2 of 1000 rows, against training rows: shifted: {OUTPUTS}"
+    )
+
+
+def test_a_record_of_an_earlier_release_goes_on(job: Job, tmp_path: Path) -> None:
+    path, seen = tmp_path / "d.json", list[Model]()
+    record(path).add(DIGEST, job, 100, {OUTPUTS: LIKE})
+    old = json.loads(path.read_bytes())
+    (model,) = old["models"].values()
+    del model["training"], model["baseline"]["against"], model["windows"][0]["against"]
+    path.write_text(json.dumps(old))
+    record(path, seen).add(DIGEST, job, 101, {OUTPUTS: OTHER})
+    assert seen[0].windows[-1].against == "the first window of 100 rows"
 
 
 def test_noise_is_no_shift() -> None:
@@ -126,8 +161,9 @@ def test_a_window_on_the_page_and_for_prometheus(job: Job, tmp_path: Path) -> No
     texts = [event["text"] for event in state["events"]]
     assert texts == [
         "study, window 1 of 100 rows: too few of them were real",
-        "study, window 2 of 100 rows is the baseline of its drift",
-        f"study, window 3 of 100 rows: shifted: {OUTPUTS}",
+        "study, window 2 of 100 rows is the baseline of its drift, because its training rows were "
+        "not counted",
+        f"study, window 3 of 100 rows, against the first window of 100 rows: shifted: {OUTPUTS}",
     ]
     assert msgspec.json.decode(msgspec.json.encode(state)) == state
     pytest.importorskip("prometheus_client")
@@ -135,7 +171,8 @@ def test_a_window_on_the_page_and_for_prometheus(job: Job, tmp_path: Path) -> No
     assert found is not None
     lines = found[1].decode().splitlines()
     index = seen[-1].windows[-1].shifts[OUTPUTS].index
-    labels = f'digest="{DIGEST}",histogram="{OUTPUTS}",job_name="",model="study"'
+    labels = f'against="the first window of 100 rows",digest="{DIGEST}",histogram="{OUTPUTS}"'
+    labels += ',job_name="",model="study"'
     assert f"mpc_train_drift_index{{{labels}}} {index}" in lines
     assert any(line.startswith("mpc_train_drift_chance{") for line in lines)
     assert any(
