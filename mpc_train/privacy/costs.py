@@ -214,7 +214,7 @@ def _downwards(epsilon: Fraction) -> float:
 def _rounds(job: Job) -> list[Cost | Refusal]:
     """All that leaves a federated job."""
     how = "Gaussian noise in the sum of every round; what owners compute from it costs nothing more"
-    epsilon = _downwards(privacy_of(job).epsilon)
+    epsilon = _downwards(Fraction(privacy_of(job).epsilon))
     bits = (
         "an owner keeps its own update within the norm, so that the bit does not tell of its rows"
     )
