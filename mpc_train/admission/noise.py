@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from mpc_train.base.bounds import WORD_BITS, bit_length
 from mpc_train.errors import JobError
-from mpc_train.jobs.schedule import learning_rate, total_steps
-from mpc_train.privacy.accounting import LEAST_DEVIATION
+from mpc_train.jobs.schedule import learning_rate, steps_per_epoch, total_steps
+from mpc_train.privacy.accounting import LEAST_DEVIATION, ROUNDED_PART, sensitivity
 from mpc_train.privacy.clip_plan import (
     clip_plan,
     clipped_by_owners,
@@ -23,6 +23,7 @@ from mpc_train.privacy.clip_plan import (
 from mpc_train.training.rates import MIN_RATE_BITS, rate_bits
 from mpc_train.training.setup import moments
 from protocols.errors import RangeError
+from protocols.noise.banded import square
 
 if TYPE_CHECKING:
     from mpc_train.jobs.job import Job
@@ -40,6 +41,7 @@ def check_noise(job: Job) -> None:
     except RangeError as error:
         raise JobError(f"privacy: {error}") from error
     _check_deviation(job)
+    _check_rounding(job)
     if rate_bits(job) < MIN_RATE_BITS:
         raise JobError(
             "privacy.clip: sums over a batch with their noise leave no room for the learning rate; "
@@ -64,6 +66,26 @@ def _check_deviation(job: Job) -> None:
             "privacy.clip: the noise of one evaluator would have a standard deviation of "
             f"{float(square) ** 0.5:.3g} steps of the fixed point, at least {LEAST_DEVIATION} are "
             "needed; raise clip, lower epsilon, or use more fixed_point.fraction_bits"
+        )
+
+
+def _check_rounding(job: Job) -> None:
+    """Raise JobError unless what rounding of noise with bands adds to the sensitivity is within
+    what is accounted for: 1 step of the grid in each element of all steps of an epoch."""
+    assert job.privacy
+    if job.privacy.bands == 1:
+        return
+    fine = Fraction(1, 1 << 2 * grid_bits(job))
+    coarse = fine * (1 << 2 * job.fraction_bits)
+    # The sums for weights of linear layers are on the fine grid, all others on that of biases.
+    shapes = job.shapes.values()
+    found = sum(prod(shape) * (fine if len(shape) == 2 else coarse) for shape in shapes)
+    most = (ROUNDED_PART * sensitivity(job) / unit_of(job)) ** 2 * square(job.privacy.bands)
+    if found * steps_per_epoch(job) > most:
+        raise JobError(
+            "privacy.bands: noise that depends on steps before is rounded to a grid that is too "
+            "coarse for so many weights; remove it, raise clip, or use more "
+            "fixed_point.fraction_bits"
         )
 
 

@@ -11,7 +11,7 @@ from fractions import Fraction
 from mpc_train.base.problem import JobProblem, Problems, number
 from mpc_train.jobs.job import Job
 from mpc_train.jobs.privacy import ROW, SITE, Privacy
-from mpc_train.jobs.schedule import is_newton
+from mpc_train.jobs.schedule import is_newton, steps_per_epoch
 from mpc_train.privacy.accounting import (
     counts_cost,
     multiplier_bound,
@@ -20,6 +20,7 @@ from mpc_train.privacy.accounting import (
 )
 from mpc_train.privacy.costs import Refusal, entries, total
 from mpc_train.privacy.words import table
+from protocols.noise.banded import MOST_BANDS
 
 MIN_EPSILON, MAX_EPSILON = Decimal("0.01"), 20
 """Above, a promise allows conclusions that are half a billion times as likely."""
@@ -40,7 +41,7 @@ def check_privacy(job: Job) -> None:
     if not privacy:
         return
     sites = (_check_budget, _check_site, _check_site_clip)
-    units = (_check_budget, _check_unit, _check_clip, _check_steps)
+    units = (_check_budget, _check_unit, _check_clip, _check_steps, _check_bands)
     for check in sites if job.federates else units:
         with found.noting():
             check(job, privacy)
@@ -117,6 +118,8 @@ def _check_site(job: Job, privacy: Privacy) -> None:
         )
     if privacy.most_rows is not None:
         raise JobProblem("privacy.most_rows", "an owner has all its rows; remove it")
+    if privacy.bands != 1:
+        raise JobProblem("privacy.bands", "the noise of each round is independent; remove it")
 
 
 def _check_site_clip(job: Job, privacy: Privacy) -> None:
@@ -166,6 +169,20 @@ def _check_steps(job: Job, _: Privacy) -> None:
             "train.optimizer.name",
             "there is no noise for Newton steps; with [privacy] train a regression in steps, with "
             'name = "sgd" or "adam"',
+        )
+
+
+def _check_bands(job: Job, privacy: Privacy) -> None:
+    key, bands = "privacy.bands", privacy.bands
+    if not job.trains and bands != 1:
+        raise JobProblem(key, "nothing is trained; remove it")
+    if not 1 <= bands <= MOST_BANDS:
+        raise JobProblem(key, f"between 1 and {MOST_BANDS}")
+    if bands > 1 and not is_newton(job) and bands > steps_per_epoch(job):
+        raise JobProblem(
+            key,
+            f"an epoch has {steps_per_epoch(job)} steps, so that a row would be in two of {bands} "
+            "whose noise depends on one another; write fewer, or a smaller train.batch_size",
         )
 
 

@@ -11,6 +11,7 @@ The figures were measured in real runs; `tests/runs/test_estimates.py` compares 
 
 from __future__ import annotations
 
+from math import prod
 from typing import TYPE_CHECKING
 
 from mpc_train.owners.columns import part_of
@@ -35,4 +36,7 @@ def process_bytes(job: Job, name: str, arrays: int) -> int:
         table = READ * 8 * job.data.rows[name] * part_of(job, name).width
     found = PROGRAM_BYTES + max(FRAME_BYTES + round(KEPT * arrays), table)
     found += TABLE_BYTES if name in job.owners else 0
+    if job.privacy and job.trains:
+        elements = sum(prod(shape) for shape in job.shapes.values())
+        found += 8 * elements * (job.privacy.bands - 1)  # noise of the steps before
     return found + (NETWORK_BYTES if job.model.network is not None else 0)

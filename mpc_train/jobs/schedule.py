@@ -201,7 +201,9 @@ def batches(job: Job, epoch: int) -> list[NDArray[np.int64]]:
 
 def order_of(job: Job, training: NDArray[np.int64], epoch: int) -> NDArray[np.int64]:
     """Return the training rows in the order of an epoch, batch by batch, without the left-over
-    rows."""
+    rows. With noise that depends on steps before, each row is in the same step of every epoch."""
+    if job.privacy and job.privacy.bands > 1:
+        epoch = 0
     order = training[permutation(len(training), "batches", job.train.seed, epoch)]
     return order[: steps_per_epoch(job) * job.train.batch_size]
 

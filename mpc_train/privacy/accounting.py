@@ -14,9 +14,27 @@ update leaves in each round, whether its norm is within C. An owner that runs th
 C, so that its bit is the same whatever its rows are, but for a chance of REFUSED_CHANCE at most,
 which counts towards δ as the sampler does.
 
-A mechanism with discrete Gaussian noise of parameter σ in each coordinate and sensitivity Δ, on
-the same grid, is Δ²/(2σ²)-zCDP (Canonne, Kamath, Steinke: The Discrete Gaussian for Differential
-Privacy, NeurIPS 2020, theorem 14), and ρ adds up over mechanisms. `library` converts ρ to (ε, δ).
+**Composition.** Which rows of a unit are in which step is the same in both data sets, so that each
+step has a fixed bound Δ_t of what a unit changes. Gaussian mechanisms with noise N(0, σ²) in each
+coordinate and sensitivities Δ_t are together as private as one with sensitivity √(Σ Δ_t²), also if
+what each computes depends on what those before it said (Dong, Roth, Su: Gaussian Differential
+Privacy, JRSS B 2022, corollary 2). For one the least ε is known exactly (`library`).
+
+**From discrete to continuous.** Noise N_Z(0, σ²) on an integer x is nearly what somebody says who
+has only y = x + N(0, s²), continuous, with s² = σ² - r² and r = ROUND_DEVIATION: an integer k drawn
+with probability proportional to exp(-(k - y)²/2r²) (Peikert, CRYPTO 2010, theorem 3.1). By
+Poisson's summation the sum of these weights over all k is r√(2π) up to a factor of 1 ± η for every
+y, with η < 2.1 exp(-2π²r²); so k has the law of x + N_Z(0, σ²) up to a factor of at most
+exp(5 exp(-2π²r²)) at every point. What is drawn from y costs nothing more than y. So each number is
+accounted for as one with continuous noise of variance s² >= (1 - GRID_PART) σ². That holds in any
+number of coordinates. By concentrated differential privacy, as discrete noise is usually
+accounted for, σ would be 6 to 8% larger.
+
+**Bands.** Noise may depend on that of steps before, so that less of it adds up over a training
+(`protocols.noise.banded`, with the proof). Then what a unit changes in an epoch is ‖(1, c_1, …)‖
+times as large; each row is in the same step of every epoch, and an epoch has at least as many steps
+as there are bands. Rounding adds up to a step of the grid in each element of each step, within
+ROUNDED_PART (`admission.noise`).
 
 **Whose noise.** The dealer draws its own noise with variance σ², each of the N evaluators with
 σ²/N. What is left that a coalition does not know:
@@ -33,8 +51,8 @@ at least 1/2, the probabilities of a sum of two with variances v and w, and of t
 with variance v + w, differ by a factor of at most exp(5 exp(-2π² / (1/v + 1/w))) at every point
 (Kairouz, Liu, Steinke: The Distributed Discrete Gaussian Mechanism, ICML 2021). With at least
 LEAST_DEVIATION steps of the grid each, over all values of all steps of the largest job together,
-that is a factor of exp(κ) with κ < 2^-2000; it changes ε by 2κ and δ by that factor, far less than
-the margins by which the budget is used less than fully.
+this and the step to continuous noise are a factor of exp(κ) with κ < 2^-300; it changes ε by 2κ and
+δ by that factor, far less than the margins by which the budget is used less than fully.
 
 **The sampler.** The law of a number is within SAMPLER_DISTANCE of the exact one in total variation.
 For n numbers together that adds at most (1 + e^ε) · n · SAMPLER_DISTANCE to δ, for which a margin
@@ -61,7 +79,8 @@ from math import exp, log, prod, sqrt
 from typing import TYPE_CHECKING
 
 from mpc_train.jobs.schedule import total_steps, training_sizes
-from mpc_train.privacy.library import epsilon_of, least_multiplier
+from mpc_train.privacy.library import epsilon_of_gaussian, least_multiplier
+from protocols.noise.banded import square
 
 if TYPE_CHECKING:
     from mpc_train.jobs.job import Job
@@ -79,8 +98,15 @@ SAMPLER_DISTANCE = Fraction(1, 1 << 111)
 REFUSED_CHANCE = Fraction(1, 1 << 59)
 """A bound of the probability with which an update within its norm is left out of a round
 (`protocols.functions.norm_bound`)."""
-LEAST_DEVIATION = 16
+LEAST_DEVIATION = 256
 """In steps of the fixed point's grid: the least standard deviation of one party's noise."""
+ROUND_DEVIATION = 4
+"""r, in steps of the grid."""
+ROUNDED_PART = Fraction(1, 1 << 9)
+"""With bands, rounding adds at most this part to the sensitivity (`admission.noise`)."""
+GRID_PART = Fraction(ROUND_DEVIATION**2, 2 * LEAST_DEVIATION**2)
+"""This part of the variance is not counted, for the step from discrete to continuous noise: r² of
+what at least two evaluators draw."""
 
 
 def privacy_of(job: Job) -> Privacy:
@@ -139,10 +165,18 @@ def noise_multiplier(job: Job) -> Fraction:
     it. The same at every node. Raises ConfigError without the library; OverflowError if no noise
     suffices.
     """
-    privacy = privacy_of(job)
-    epsilon, delta = training_epsilon(job) * (1 - MARGIN), budget(privacy)[1]
-    found = least_multiplier(epsilon, delta, mechanisms(job), STEPS_OF_ONE)
+    epsilon, delta = training_epsilon(job) * (1 - MARGIN), budget(privacy_of(job))[1]
+    found = least_multiplier(epsilon, delta, counted_square(job), STEPS_OF_ONE)
     return Fraction(found, STEPS_OF_ONE)
+
+
+def counted_square(job: Job) -> Fraction:
+    """The sum of squared sensitivities of all mechanisms of the training, in that of one epoch, as
+    it is set against noise of which GRID_PART is not counted. With bands: times their square, and
+    ROUNDED_PART more for rounding."""
+    bands = privacy_of(job).bands
+    longer = square(bands) * (1 + ROUNDED_PART) ** 2 if bands > 1 else Fraction(1)
+    return mechanisms(job) * longer / (1 - GRID_PART)
 
 
 def counts_cost(job: Job) -> Fraction:
@@ -192,17 +226,12 @@ def multiplier_bound(job: Job) -> float:
     epsilon, delta = map(float, budget(privacy_of(job)))
     logarithm = -log(delta)
     root = sqrt(logarithm + epsilon) - sqrt(logarithm)
-    return sqrt(mechanisms(job) / 2) / root + 1 / STEPS_OF_ONE
-
-
-def rho_of_training(job: Job) -> Fraction:
-    """ρ of all mechanisms of the training together, as zero-concentrated differential privacy."""
-    multiplier = noise_multiplier(job)
-    return Fraction(mechanisms(job)) / (2 * multiplier**2)
+    return sqrt(mechanisms(job) / (1 - GRID_PART) / 2) / root + 1 / STEPS_OF_ONE
 
 
 def epsilon_of_training(job: Job) -> float:
     """ε of the training at the job's δ; 0 if nothing is trained."""
     if not job.trains:
         return 0.0
-    return epsilon_of([rho_of_training(job)], budget(privacy_of(job))[1])
+    _, delta = budget(privacy_of(job))
+    return epsilon_of_gaussian(noise_multiplier(job), counted_square(job), delta)

@@ -42,8 +42,9 @@ from typing import TYPE_CHECKING
 from mpc_train.base.bounds import WORD_BITS, bit_length
 from mpc_train.jobs.schedule import learning_rate
 from mpc_train.jobs.training import is_frozen, loss_name
-from mpc_train.privacy.accounting import noise_multiplier, row_clip, sensitivity
+from mpc_train.privacy.accounting import noise_multiplier, privacy_of, row_clip, sensitivity
 from protocols.errors import RangeError
+from protocols.noise.banded import spread
 from protocols.noise.limits import TAIL
 from protocols.ring.rational import HEADROOM_BITS
 
@@ -220,6 +221,7 @@ def sum_limit(job: Job) -> Fraction:
     can be drawn."""
     evaluators = len(job.evaluators)
     noise = (TAIL + 1) * deviation(job) * (1 + isqrt(evaluators - 1) + 1)
+    noise *= spread(privacy_of(job).bands)
     return row_clip(job) / unit_of(job) * job.train.batch_size + noise
 
 

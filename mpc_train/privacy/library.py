@@ -1,4 +1,4 @@
-"""Google's dp-accounting, which converts between zCDP and (ε, δ): the only module that imports it.
+"""Google's dp-accounting, which converts noise and zCDP to (ε, δ): the only module that imports it.
 
 It is imported when a job has `[privacy]`, because it takes seconds.
 """
@@ -6,6 +6,7 @@ It is imported when a job has `[privacy]`, because it takes seconds.
 from collections.abc import Iterable
 from fractions import Fraction
 from functools import cache
+from math import sqrt
 from typing import Any
 
 from mpc_train.errors import ConfigError
@@ -40,16 +41,27 @@ def epsilon_of(rhos: Iterable[Fraction], delta: Fraction) -> float:
     return float(accountant.get_epsilon(float(delta)))
 
 
+def epsilon_of_gaussian(multiplier: Fraction, square: Fraction, delta: Fraction) -> float:
+    """The exact ε at this δ of continuous Gaussian mechanisms together (Balle and Wang, ICML 2018).
+
+    multiplier: the standard deviation of their noise. square: the sum of their squared
+    sensitivities, in the same unit. ConfigError where the library is not installed.
+    """
+    deviation = sqrt(multiplier**2 / square)
+    return float(load_library().get_epsilon_gaussian(deviation, float(delta)))
+
+
 @cache
-def least_multiplier(epsilon: Fraction, delta: Fraction, times: int, unit: int) -> int:
-    """The least whole number k for which `times` Gaussian mechanisms whose noise has k / unit times
-    the sensitivity as standard deviation are (epsilon, delta)-differentially private together.
+def least_multiplier(epsilon: Fraction, delta: Fraction, square: Fraction, unit: int) -> int:
+    """The least whole number k for which Gaussian mechanisms with noise of standard deviation
+    k / unit are (epsilon, delta)-differentially private together; square: the sum of their squared
+    sensitivities.
 
     Raises OverflowError if none below 2^64 is.
     """
 
     def suffices(k: int) -> bool:
-        return epsilon_of([Fraction(times * unit * unit, 2 * k * k)], delta) <= epsilon
+        return epsilon_of_gaussian(Fraction(k, unit), square, delta) <= epsilon
 
     above = 1
     while not suffices(above):

@@ -11,6 +11,7 @@ from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
 from mpc_train.jobs.privacy import ROW
+from mpc_train.jobs.schedule import steps_per_epoch, total_steps
 from mpc_train.privacy.accounting import (
     counts_cost,
     epsilon_of_training,
@@ -22,10 +23,14 @@ from mpc_train.privacy.accounting import (
     sensitivity,
 )
 from mpc_train.privacy.costs import costs, total
+from protocols.noise.banded import MOST_BANDS, left_over
 
 if TYPE_CHECKING:
     from mpc_train.jobs.job import Job
 
+MUCH = 0.8
+MOST_FOLLOWED = 4096
+"""Steps over which what bands gain is computed."""
 WIDTH = 87
 """Of sentences."""
 SIDES = {
@@ -149,8 +154,18 @@ def _clipped(job: Job) -> list[str]:
     return [
         f"Each row is clipped to norm {float(row_clip(job)):g}, and the sum of each step gets "
         f"discrete Gaussian noise, over {uses}. The order of rows is public, so that no sampling "
-        "is counted."
+        "is counted." + _banded(job)
     ]
+
+
+def _banded(job: Job) -> str:
+    bands = privacy_of(job).bands
+    if bands == 1:
+        return ""
+    return (
+        f" The noise of {bands} steps depends on one another, so that less of it adds up; rows are "
+        "in the same order in every epoch."
+    )
 
 
 def noise_line(job: Job) -> list[str]:
@@ -159,8 +174,21 @@ def noise_line(job: Job) -> list[str]:
         return []
     return wrap(
         f"The standard deviation of the noise is at least {float(noise_multiplier(job)):.4g} times "
-        f"what one unit changes at most ({float(sensitivity(job)):g}).",
+        f"what one unit changes at most ({float(sensitivity(job)):g})." + _advice(job),
         WIDTH,
+    )
+
+
+def _advice(job: Job) -> str:
+    """What bands would gain, if that is much and the job has none."""
+    steps = steps_per_epoch(job)
+    bands = min(MOST_BANDS, 1 << max(steps.bit_length() - 1, 0))
+    left = left_over(bands, min(total_steps(job), MOST_FOLLOWED))
+    if privacy_of(job).bands > 1 or left > MUCH:
+        return ""
+    return (
+        f" With bands = {bands} under [privacy] the noise in sums over steps, and so in the model, "
+        f"would be about {left:.2f} times as large, at the same ε and δ."
     )
 
 
@@ -199,6 +227,7 @@ def as_json(job: Job) -> dict[str, Any] | None:
         "neighbours": privacy.neighbours,
         "clip": None if clip is None else str(clip),
         "mechanisms": mechanisms(job),
+        "bands": privacy.bands,
         "spent": spent.epsilon,
         "spent_training": spent.training,
         "spent_held_out": spent.held_out,

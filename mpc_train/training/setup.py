@@ -83,14 +83,15 @@ def make_take(job: Job, trained: Mapping[str, MaskedTensor]) -> Take:
 
     if not job.privacy:
         return take_gradients
-    from mpc_train.training.optimizers.row_clipping import ClippedSums, NoisySums
+    from mpc_train.training.optimizers.row_clipping import ClippedSums, Noise, NoisySums
 
+    noise = Noise(deviation(job), job.privacy.bands)
     if clipped_by_owners(job):
-        return NoisySums(deviation(job))
+        return NoisySums(noise)
     for tensor in trained.values():
         tensor.keeps_rows = True
     factor = unit_of(job) / job.train.batch_size
-    return ClippedSums(clip_plan(job), deviation(job), factor)
+    return ClippedSums(clip_plan(job), noise, factor)
 
 
 def make_loss(job: Job) -> Loss:

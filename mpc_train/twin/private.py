@@ -17,13 +17,16 @@ import torch
 from torch.func import functional_call, grad, vmap
 
 from mpc_train.jobs.job import Job
-from mpc_train.privacy.accounting import row_clip
+from mpc_train.privacy.accounting import privacy_of, row_clip
 from mpc_train.privacy.clip_plan import clipped_by_owners, deviation, grid_bits, unit_of
 from mpc_train.twin.setup import Loss
 from protocols.arrays import Octets
 from protocols.noise import gaussian
+from protocols.noise.banded import PRECISION, bands
 
 Draw = Callable[[int], Octets]
+Pasts = dict[str, list[torch.Tensor]]
+"""By parameter, the noise of the steps before, latest first."""
 
 
 def fresh(count: int) -> Octets:
@@ -57,8 +60,10 @@ def private_gradients(
     inputs: torch.Tensor,
     labels: torch.Tensor,
     curator: Curator,
+    pasts: Pasts,
 ) -> None:
-    """Set the gradients of a batch's mean loss: clipped by rows, summed, with noise."""
+    """Set the gradients of a batch's mean loss: clipped by rows, summed, with noise. pasts: of this
+    training; its step's noise is added to them."""
     sums = _sums if clipped_by_owners(job) else _clipped_sums
     totals = sums(job, module, loss, inputs, labels)
     grid, f = grid_bits(job), job.fraction_bits
@@ -66,8 +71,21 @@ def private_gradients(
         if name in totals:
             total = totals[name]
             bits = grid if total.dim() == 2 else grid - f  # that of linear layers' weights is finer
-            noise = curator.noise(job, total.numel(), bits).reshape(total.shape)
+            fresh = curator.noise(job, total.numel(), bits).reshape(total.shape)
+            noise = _following(job, fresh, pasts.setdefault(name, []))
             parameter.grad = (total + noise) / len(inputs)
+
+
+def _following(job: Job, fresh: torch.Tensor, past: list[torch.Tensor]) -> torch.Tensor:
+    """The noise of a step, from what is drawn for it and that of the steps before."""
+    count = privacy_of(job).bands
+    factors = [part / PRECISION for part in bands(count)[1:]]
+    found = fresh.clone()
+    for factor, before in zip(factors, past, strict=False):
+        found -= factor * before
+    past.insert(0, found)
+    del past[count - 1 :]
+    return found
 
 
 Sums = dict[str, torch.Tensor]

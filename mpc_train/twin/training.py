@@ -42,7 +42,7 @@ from mpc_train.regression.settings import family_of
 from mpc_train.results.plain_model import means, plain_module
 from mpc_train.twin.metrics import digits, twin_metric
 from mpc_train.twin.preparation import raw_inputs, twin_parameters
-from mpc_train.twin.private import Curator, private_gradients
+from mpc_train.twin.private import Curator, Pasts, private_gradients
 from mpc_train.twin.regression import regression_twin
 from mpc_train.twin.setup import TwinStopping, twin_clip, twin_loss, twin_optimizer
 
@@ -121,7 +121,7 @@ def _train(
     checked = torch.from_numpy(checked_rows(job))
     stopping = _stopping(job)
     weights = pooled_weights(job, tables)
-    number = 0
+    number, pasts = 0, Pasts()
     for epoch in range(job.train.epochs):
         for rows in batches(job, epoch):
             number += 1
@@ -130,7 +130,7 @@ def _train(
             index = torch.from_numpy(rows)
             optimizer.zero_grad()
             if job.privacy:
-                private_gradients(job, module, loss, inputs[index], labels[index], curator)
+                private_gradients(job, module, loss, inputs[index], labels[index], curator, pasts)
             else:
                 outputs = module(inputs[index])
                 if weights is not None:

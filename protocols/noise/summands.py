@@ -23,9 +23,10 @@ would leave theirs bare: so noise is added before anything is rounded. Rounding 
 the data, so that nothing more is lost by it, also to those who know that randomness.
 
 **Used once.** Noise comes from a key that a node draws in each session and keeps nowhere
-(`Role.own`). A step that is repeated after a break gets fresh noise; two noisy versions of one sum
-then exist in shares, one of which is forgotten with its session. Nobody can average them: of both
-sessions only the last weights are ever revealed, and those follow from one version.
+(`Role.own`), also where a step's noise follows that of steps before (`banded`). A step that is
+repeated after a break gets fresh noise; two noisy versions of one sum then exist in shares, one of
+which is forgotten with its session. Nobody can average them: of both sessions only the last weights
+are ever revealed, and those follow from one version.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from math import prod
 
 from protocols.arrays import Words
 from protocols.noise import gaussian
+from protocols.noise.banded import Past, spread
 from protocols.roles.role import Role
 from protocols.shares.masked import Additive
 
@@ -44,15 +46,18 @@ def part_of(role: Role, variance: Fraction) -> Fraction:
     return variance if role.is_dealer else variance / role.evaluators
 
 
-def noisy(z: Additive, variance: Fraction) -> Additive:
+def noisy(z: Additive, variance: Fraction, past: Past | None = None) -> Additive:
     """z with noise of all nodes, in every element; variance: what the weakest coalition does not
-    know, in squared words. No communication.
+    know, in squared words. past: this node's noise of the steps before, which this one follows;
+    None if steps are independent. No communication.
 
     RangeError for a variance that does not fit (`gaussian.table`).
     """
     role = z.role
     role.issue("noise", prod(z.shape))
     words = own_part(role, prod(z.shape), variance).reshape(z.shape)
+    if past is not None:
+        words = past.follow(words)
     if role.is_dealer:
         dealt = words if z.dealt is None else z.dealt + words
         return Additive(role, z.shape, z.part, dealt, True)
@@ -65,7 +70,8 @@ def own_part(role: Role, count: int, variance: Fraction) -> Words:
     return gaussian.numbers(part_of(role, variance), count, role.own)
 
 
-def largest(evaluators: int, variance: Fraction) -> int:
+def largest(evaluators: int, variance: Fraction, bands: int = 1) -> Fraction:
     """No sum of all nodes' noise is larger in magnitude, whatever is drawn."""
     dealer = gaussian.table(variance).most
-    return dealer + evaluators * gaussian.table(variance / evaluators).most
+    drawn = dealer + evaluators * gaussian.table(variance / evaluators).most
+    return spread(bands) * (drawn + Fraction(evaluators + 1, 2))

@@ -4,12 +4,15 @@
     .venv/bin/python tests/bench/privacy.py --adult adult.data
     .venv/bin/python tests/bench/privacy.py --study cancer --runs 3
 
-Studies: `cancer` (scikit-learn's breast cancer, logistic regression), `adult` (census income, the
+Studies: `cancer` (scikit-learn's breast cancer, logistic regression), `small` (the same in eight
+batches), `adult` (census income, the
 file `adult.data` of the UCI archive; logistic regression), `images` (28×28 pixels in ten classes
 made of scikit-learn's digits, a network of 784-32-10). For each ε, accuracies on held-out rows:
 
 * `shares`: trainings over shares, in real processes on this machine, with the noise of all nodes.
 * `same noise`: the twin, in the clear, with noise of that law, over many seeds.
+* `banded`: that twin with noise that depends on steps before, over as many bands as an epoch has
+  steps (a power of two; empty for full batches).
 * `curator`: the same mechanism at a trusted curator, who needs half the variance.
 * `opacus`: DP-SGD at a trusted curator who also hides which rows are in a batch (Poisson sampling,
   whose amplification Opacus counts). The difference from `curator` is what a public order costs.
@@ -21,12 +24,13 @@ Rows' norms, rates and epochs are the same in all columns.
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import shutil
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -49,6 +53,7 @@ from mpc_train.training.first_weights import initial_weights
 from mpc_train.twin.private import Curator
 from mpc_train.twin.setup import twin_loss
 from mpc_train.twin.training import pooled_inputs, train_twin
+from protocols.noise.banded import MOST_BANDS
 from tests.support.commands import trained
 from tests.support.csv_tables import csv_of, load_tables, write_tables
 from tests.support.images import images
@@ -114,6 +119,10 @@ def cancer() -> Study:
     epsilons = ("1", "3", "8")
     return Study("cancer", rows, labels, columns, "logistic", "", "3", 10, 1, "0.5", "0.0001",
                  epsilons)  # fmt: skip
+
+
+def small() -> Study:
+    return replace(cancer(), name="small", batches=8)
 
 
 def adult(path: Path) -> Study:
@@ -221,9 +230,16 @@ def measured(study: Study, epsilon: str, runs: int, seeds: int) -> dict[str, Any
             return accuracy(job, tables, state)
 
         found["same noise"] = [of(train_twin(job, tables, start).state) for _ in range(seeds)]
+        if study.batches > 1:
+            assert job.privacy
+            bands = min(MOST_BANDS, 1 << study.batches.bit_length() - 1)
+            changed = msgspec.structs.replace(job.privacy, bands=bands)
+            banded = msgspec.structs.replace(job, privacy=changed)
+            found["banded"] = [of(train_twin(banded, tables, start).state) for _ in range(seeds)]
         central = Curator(central=True)
         found["curator"] = [of(train_twin(job, tables, start, central).state) for _ in range(seeds)]
-        found["opacus"] = [of(opacus_state(job, tables, seed)) for seed in range(seeds)]
+        if importlib.util.find_spec("opacus"):
+            found["opacus"] = [of(opacus_state(job, tables, seed)) for seed in range(seeds)]
         plain = msgspec.structs.replace(job, privacy=msgspec.UNSET)
         found["none"] = [of(train_twin(plain, tables, start).state)]
         found["shares"] = []
@@ -238,7 +254,7 @@ def measured(study: Study, epsilon: str, runs: int, seeds: int) -> dict[str, Any
     }
 
 
-COLUMNS = ("shares", "same noise", "curator", "opacus", "none")
+COLUMNS = ("shares", "same noise", "banded", "curator", "opacus", "none")
 
 
 def line(found: dict[str, Any]) -> str:
@@ -252,20 +268,23 @@ def line(found: dict[str, Any]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--study", choices=("cancer", "adult", "images"), action="append")
+    parser.add_argument("--study", choices=("cancer", "small", "adult", "images"), action="append")
     parser.add_argument("--adult", type=Path, help="the file adult.data of the UCI archive")
     parser.add_argument("--runs", type=int, default=1, help="trainings over shares")
     parser.add_argument("--seeds", type=int, default=10, help="trainings in the clear")
     parser.add_argument("--format", choices=("text", "json"), default="text")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    chosen = options.study or ["cancer", *(["adult"] if options.adult else []), "images"]
+    chosen = options.study or ["cancer", "small", *(["adult"] if options.adult else []), "images"]
     if options.format == "text":
         print("  ".join(["study   ", "  ε", *(f"{name:>14}" for name in COLUMNS)]))
     for name in chosen:
-        study = {"cancer": cancer, "adult": lambda: adult(options.adult), "images": pictures}[
-            name
-        ]()
+        study = {
+            "cancer": cancer,
+            "small": small,
+            "adult": lambda: adult(options.adult),
+            "images": pictures,
+        }[name]()
         for epsilon in study.epsilons:
             found = measured(study, epsilon, options.runs, options.seeds)
             text = json.dumps(found, default=str) if options.format == "json" else line(found)

@@ -99,11 +99,11 @@ def private_sums(workload: str, named: Any) -> Any:
     """Sums over rows that are clipped by their owners (`lr784_private`) or over shares to a norm of
     1, with noise of five times the norm."""
     from mpc_train.privacy.clip_plan import Layer, make_plan
-    from mpc_train.training.optimizers.row_clipping import ClippedSums, NoisySums
+    from mpc_train.training.optimizers.row_clipping import ClippedSums, Noise, NoisySums
 
     deviation = Fraction(5)
     if workload == "lr784_private":
-        return NoisySums(deviation)
+        return NoisySums(Noise(deviation))
     for tensor in named.values():
         tensor.keeps_rows = True
     plan = make_plan(
@@ -114,7 +114,7 @@ def private_sums(workload: str, named: Any) -> Any:
         sum_limit=BATCH + 50 * deviation,
         rate=RATE / BATCH,
     )
-    return ClippedSums(plan, deviation, Fraction(1, BATCH))
+    return ClippedSums(plan, Noise(deviation), Fraction(1, BATCH))
 
 
 def linear_layers(widths: tuple[int, ...]) -> tuple[Any, Any]:

@@ -26,10 +26,10 @@ from mpc_train.networks.graph import layers_of
 from mpc_train.networks.network import Network
 from mpc_train.privacy.clip_plan import deviation, input_norm
 from mpc_train.training.losses import BinaryCrossEntropy
-from mpc_train.training.optimizers.row_clipping import NoisySums
+from mpc_train.training.optimizers.row_clipping import Noise, NoisySums
 from mpc_train.training.optimizers.sgd import SGD
 from mpc_train.training.trainer import Trainer
-from mpc_train.twin.private import Curator, private_gradients
+from mpc_train.twin.private import Curator, Pasts, private_gradients
 from protocols.crypten_tensor.tensor import MaskedTensor
 from protocols.ring.fixed_point import decode, encode
 from protocols.roles.role import Role
@@ -86,8 +86,9 @@ def guesses(job: Job, canary: bool, curator: Curator, runs: int) -> np.ndarray:
     for _ in range(runs):
         module = torch.nn.Linear(3, 1).double()
         module.load_state_dict({name: torch.from_numpy(x) for name, x in START.items()})
+        pasts: Pasts = {}
         for _ in range(STEPS):
-            private_gradients(job, module, loss_of, inputs, labels, curator)
+            private_gradients(job, module, loss_of, inputs, labels, curator, pasts)
             with torch.no_grad():
                 for parameter in module.parameters():
                     assert parameter.grad is not None
@@ -148,7 +149,7 @@ def over_shares(job: Job, canary: bool, seed: int) -> float:
         with attached(role, job.fraction_bits):
             model = Network(layers_of((3, 1)), start)
             named = model.parameters
-            take = NoisySums(deviation(job))
+            take = NoisySums(Noise(deviation(job)))
             trainer = Trainer(model, BinaryCrossEntropy(), named, SGD(named), take=take)
             for number in range(STEPS):
                 role.begin_step(number + 1)

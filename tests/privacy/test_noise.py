@@ -21,12 +21,13 @@ from mpc_train.privacy.clip_plan import Layer, make_plan
 from mpc_train.training.losses import BinaryCrossEntropy, CrossEntropy
 from mpc_train.training.optimizers import row_clipping
 from mpc_train.training.optimizers.gradients import Gradient
-from mpc_train.training.optimizers.row_clipping import ClippedSums, NoisySums
+from mpc_train.training.optimizers.row_clipping import ClippedSums, Noise, NoisySums
 from mpc_train.training.optimizers.sgd import SGD
 from mpc_train.training.trainer import Trainer
 from protocols.arrays import Words
 from protocols.crypten_tensor.tensor import MaskedTensor
 from protocols.noise import gaussian, summands
+from protocols.noise.banded import Past
 from protocols.noise.summands import noisy
 from protocols.roles.role import Role
 from protocols.shares.arithmetic import multiply, truncate
@@ -123,6 +124,33 @@ def test_what_remains_for_each_coalition(evaluators: int, monkeypatch: pytest.Mo
     assert (noise == sum(parts[0] for parts in kept.values())).all()
 
 
+def test_noise_with_bands_is_that_of_all_nodes_but_for_rounding(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """C times the noise of three steps is what nodes drew in them: fresh, and with the law."""
+    kept, drawn = own_noise(monkeypatch), 3000
+
+    def program(role: Role) -> list[Words | None]:
+        zero = secret(role, np.zeros(drawn, np.int64)).shares()
+        past = Past(3)
+        found: list[Words | None] = []
+        for number in range(3):
+            role.begin_step(number + 1)
+            found.append(held(noisy(zero, VARIANCE, past)))
+        return found
+
+    results = run_lockstep(program, 2)
+    noise = [total_of(list(parts)) for parts in zip(*results, strict=True)]
+    fresh = [total_of([parts[t] for parts in kept.values()]) for t in range(3)]
+    assert (noise[0] == fresh[0]).all()
+    assert abs(noise[1] + noise[0] / 2 - fresh[1]).max() <= 1.5
+    assert abs(noise[2] + noise[1] / 2 + noise[0] * 3 / 8 - fresh[2]).max() <= 1.5
+    for part in fresh:
+        moments_hold(part, 2 * float(VARIANCE))
+    first, second = (part / np.sqrt(2 * float(VARIANCE)) for part in fresh[:2])
+    assert abs((first * second).mean()) < 5 / np.sqrt(drawn)
+
+
 def test_nodes_draw_different_noise_in_every_step_and_session() -> None:
     def program(role: Role) -> list[Words | None]:
         zero = secret(role, np.zeros(50, np.int64)).shares()
@@ -144,8 +172,8 @@ class Lifting:
     before: dict[str, Words | None] = field(default_factory=dict)
     after: dict[str, Words | None] = field(default_factory=dict)
 
-    def __call__(self, gradient: Gradient, deviation: Fraction) -> Gradient:
-        changed = WITH_NOISE(gradient, deviation)
+    def __call__(self, gradient: Gradient, deviation: Fraction, past: Past | None) -> Gradient:
+        changed = WITH_NOISE(gradient, deviation, past)
         name = f"{len(self.before)} {gradient.bits}"
         self.before[name], self.after[name] = held(gradient.summands), held(changed.summands)
         return changed
@@ -157,7 +185,7 @@ DEVIATION = Fraction(2)
 
 def take_for(widths: tuple[int, ...]) -> Any:
     if len(widths) == 2:
-        return NoisySums(DEVIATION)
+        return NoisySums(Noise(DEVIATION))
     plan = make_plan(
         [Layer(i, o, True) for i, o in pairwise(widths)],
         fraction_bits=BITS,
@@ -166,7 +194,7 @@ def take_for(widths: tuple[int, ...]) -> Any:
         sum_limit=Fraction(200),
         rate=Fraction(1, 64 * BATCH),
     )
-    return ClippedSums(plan, DEVIATION, Fraction(1, BATCH))
+    return ClippedSums(plan, Noise(DEVIATION), Fraction(1, BATCH))
 
 
 @pytest.mark.parametrize("widths", [(6, 1), (6, 40, 3)])
@@ -180,8 +208,8 @@ def test_the_noise_of_a_training_step_has_the_law(
     def program(role: Role) -> Any:
         lifting = liftings[role.index] = Lifting()
 
-        def with_noise(gradient: Gradient, deviation: Fraction) -> Gradient:
-            return liftings[gradient.summands.role.index](gradient, deviation)
+        def with_noise(gradient: Gradient, deviation: Fraction, past: Past | None) -> Gradient:
+            return liftings[gradient.summands.role.index](gradient, deviation, past)
 
         monkeypatch.setattr(row_clipping, "with_noise", with_noise)
         with attached(role, BITS):

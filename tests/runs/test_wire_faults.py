@@ -110,6 +110,7 @@ def test_one_fault_of_each_kind_leads_to_the_right_model_or_a_named_stop() -> No
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 def test_a_fault_at_any_frame_leads_to_the_right_model_or_a_named_stop() -> None:
     """Every kind at every frame, that is at every label of ten steps in every direction."""
     check(cases(1))

@@ -254,7 +254,7 @@ class Study:
 
     def ended(self, *names: str) -> dict[str, Ended]:
         """Wait for these processes, all by default; nothing of theirs is left, neither children
-        nor half a file."""
+        nor half a file. Those that still run may be writing one."""
         found = {}
         for name in names or tuple(self.running):
             process = self.running.pop(name)
@@ -266,7 +266,8 @@ class Study:
             err = self.output(name, "err").read_text()
             found[name] = Ended(status, record, err)
         half = self.folder.rglob("*.tmp")
-        assert not [path for path in half if not self.killed.intersection(path.parts)]
+        others = self.killed | self.running.keys()
+        assert not [path for path in half if not others.intersection(path.parts)]
         return found
 
     def close(self) -> None:

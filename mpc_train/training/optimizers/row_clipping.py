@@ -12,7 +12,7 @@ a row, 20 bytes for each element of a gradient at outputs, and 11 for each hidde
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 
 import numpy as np
@@ -30,6 +30,7 @@ from protocols.comparison.compare import below, negative, relu
 from protocols.crypten_tensor.per_row import RowGradient
 from protocols.crypten_tensor.tensor import MaskedTensor
 from protocols.functions.inverse_root import times_inverse_root
+from protocols.noise.banded import Past
 from protocols.noise.summands import noisy
 from protocols.ring import products
 from protocols.ring.rational import ROOT_BITS, root_range
@@ -46,29 +47,44 @@ from protocols.shares.masked import Additive, Masked, concatenate, public
 
 
 @dataclass(frozen=True, slots=True)
+class Noise:
+    """The noise of one training: deviation: σ in units of the summands, before their public factor.
+    bands: how far noise depends on that of steps before (`protocols.noise.banded`)."""
+
+    deviation: Fraction
+    bands: int = 1
+    pasts: dict[str, Past] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def on(self, name: str, gradient: Gradient) -> Gradient:
+        """The gradient of this parameter with noise. Each step asks once for each."""
+        past = None if self.bands == 1 else self.pasts.setdefault(name, Past(self.bands))
+        return with_noise(gradient, self.deviation, past)
+
+
+@dataclass(frozen=True, slots=True)
 class NoisySums:
     """Gradients of rows that their owners have clipped: sums over the batch, with noise.
 
-    deviation: σ in units of the summands, before their public factor. Adds no round and no byte.
+    Adds no round and no byte.
     """
 
-    deviation: Fraction
+    noise: Noise
 
     def __call__(self, parameters: Mapping[str, MaskedTensor]) -> Gradients:
         found = take_gradients(parameters)
-        return {name: with_noise(gradient, self.deviation) for name, gradient in found.items()}
+        return {name: self.noise.on(name, gradient) for name, gradient in found.items()}
 
 
 @dataclass(frozen=True, slots=True)
 class ClippedSums:
     """Gradients of rows that are clipped here: sums over the batch, with noise.
 
-    deviation: σ in the units of g. factor: what the public factor of gradients has to be, that of
-    the mean over the batch and the loss's own.
+    noise: in the units of g. factor: what the public factor of gradients has to be, that of the
+    mean over the batch and the loss's own.
     """
 
     plan: ClipPlan
-    deviation: Fraction
+    noise: Noise
     factor: Fraction
 
     def __call__(self, parameters: Mapping[str, MaskedTensor]) -> Gradients:
@@ -85,7 +101,7 @@ class ClippedSums:
                 summands = matmul(g.transpose(), row.inputs.masked())
                 bits += self.plan.fraction_bits
             summands = summands.reshape(*parameters[name].shape)
-            found[name] = with_noise(Gradient(summands, self.factor, bits), self.deviation)
+            found[name] = self.noise.on(name, Gradient(summands, self.factor, bits))
         return found
 
     def _scaled(self, g: Masked, factor: Masked) -> Masked:
@@ -184,10 +200,11 @@ def factors(plan: ClipPlan, layers: list[RowsOfLayer]) -> Masked:
     return remask(select(kept, found.shift(-LOST)))
 
 
-def with_noise(gradient: Gradient, deviation: Fraction) -> Gradient:
-    """The gradient's summands with noise on their own grid; deviation: σ, before its factor."""
+def with_noise(gradient: Gradient, deviation: Fraction, past: Past | None = None) -> Gradient:
+    """The gradient's summands with noise on their own grid; deviation: σ, before its factor. past:
+    noise of the steps before, which it follows."""
     variance = (deviation * (1 << gradient.bits)) ** 2
-    return Gradient(noisy(gradient.summands, variance), gradient.factor, gradient.bits)
+    return Gradient(noisy(gradient.summands, variance, past), gradient.factor, gradient.bits)
 
 
 def _inputs(layer: RowsOfLayer, one: int, shift: int) -> Masked:

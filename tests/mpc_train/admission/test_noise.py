@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
 
+from mpc_train.admission import noise
 from mpc_train.errors import JobError
 from mpc_train.privacy.clip_plan import clip_plan, grid_bits
 from mpc_train.training.rates import MIN_RATE_BITS, rate_bits
@@ -65,6 +67,19 @@ def test_jobs_that_do_not_fit_are_refused(
 ) -> None:
     with pytest.raises(JobError, match=said):
         loaded(tmp_path, text(**change))
+
+
+def test_bands_whose_rounding_is_not_accounted_for_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No job that fits the ring rounds so much today: the bound is moved instead."""
+    for kind in ("logistic", "softmax"):
+        banded = text(kind, model="classes = 3" if kind == "softmax" else "", privacy="bands = 2")
+        loaded(tmp_path, banded)
+        with monkeypatch.context() as change:
+            change.setattr(noise, "ROUNDED_PART", Fraction(1, 1 << 40))
+            with pytest.raises(JobError, match=r"privacy\.bands: .* too coarse"):
+                loaded(tmp_path, banded)
 
 
 DROPPING = """

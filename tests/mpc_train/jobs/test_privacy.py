@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import get_args
 
 import msgspec
+import numpy as np
 import pytest
 
 from mpc_train.admission import noise
@@ -18,9 +19,10 @@ from mpc_train.jobs.outputs import Disclosure, OverFolds, leaving
 from mpc_train.jobs.privacy import Privacy
 from mpc_train.jobs.reveal import METRICS as OF_KINDS
 from mpc_train.jobs.reveal import Metric
+from mpc_train.jobs.schedule import batches
 from mpc_train.privacy import costs
 from mpc_train.privacy.accounting import noise_multiplier, row_clip, sensitivity
-from mpc_train.privacy.words import as_json, lines, rounded_up, table
+from mpc_train.privacy.words import as_json, lines, noise_line, rounded_up, table
 from tests.support import columns_case
 from tests.support.commands import as_json as as_json_of
 from tests.support.commands import mpc_train
@@ -227,6 +229,23 @@ def test_what_reveals_rows_without_noise_is_refused(
     assert f" {key}: " in refused(tmp_path, text)
 
 
+def test_bands_keep_each_row_in_its_step(tmp_path: Path) -> None:
+    """As far apart as the bands reach; more of them than an epoch has steps are refused."""
+    banded = PRIVATE.replace("clip = 2", "clip = 2\nbands = 4")
+    job, alone = (load_job(write_job(tmp_path, text)) for text in (banded, PRIVATE))
+    assert job.digest() != alone.digest() and job_from_bytes(job.to_bytes()) == job
+    first, second = (np.concatenate(batches(job, epoch)) for epoch in (0, 1))
+    assert (first == second).all()
+    first, second = (np.concatenate(batches(alone, epoch)) for epoch in (0, 1))
+    assert (first != second).any()
+    said = refused(tmp_path, banded.replace("bands = 4", "bands = 5"))
+    assert "privacy.bands: an epoch has 4 steps" in said
+    assert "between 1 and 64" in refused(tmp_path, banded.replace("bands = 4", "bands = 0"))
+    assert "The noise of 4 steps depends on one another" in " ".join(lines(job))
+    assert "With bands = 4 under [privacy]" in " ".join(noise_line(alone))
+    assert "With bands" not in " ".join(noise_line(job))
+
+
 def test_newton_steps_are_refused(tmp_path: Path) -> None:
     text = job_toml(["age", "dose"], train=f"guard = false\n{NEWTON}")
     said = refused(tmp_path, text + PRIVACY)
@@ -397,12 +416,12 @@ def test_job_check_prints_the_table_before_anything_runs(tmp_path: Path) -> None
     path = write_job(tmp_path, PRIVATE)
     said = as_json_of("job", "check", path)["privacy"]
     assert (said["epsilon"], said["delta"], said["neighbours"]) == ("3", "0.00001", "zeroed")
-    assert said["noise_multiplier"] == pytest.approx(2.987, abs=2e-3)
+    assert said["noise_multiplier"] == pytest.approx(2.78, abs=2e-3)
     assert [cost["name"] for cost in said["costs"]] == ["model", "accuracy"]
     assert said["spent_training_computed"] <= said["spent"] == 3
     shown = mpc_train("job", "check", path).stdout
     assert "  privacy    differentially private with ε = 3" in shown
-    assert "The standard deviation of the noise is at least 2.98" in shown
+    assert "The standard deviation of the noise is at least 2.78" in shown
     assert "the most for one unit  3    of 3, at δ = 0.00001" in shown
     plain = write_job(tmp_path)
     assert as_json_of("job", "check", plain)["privacy"] is None

@@ -12,6 +12,7 @@ import torch
 
 from mpc_train.jobs.job import Job
 from mpc_train.privacy import accounting, clip_plan
+from mpc_train.twin import private
 from mpc_train.twin.private import Curator, private_gradients
 from mpc_train.twin.setup import twin_loss
 from protocols.roles.streams import Stream
@@ -59,7 +60,7 @@ def test_sums_are_those_of_rows_clipped_one_by_one(
     module, inputs, labels = problem(job)
     loss = twin_loss(job)
     monkeypatch.setattr(Curator, "noise", lambda _, job, count, bits: torch.zeros(count))
-    private_gradients(job, module, loss, inputs, labels, curator())
+    private_gradients(job, module, loss, inputs, labels, curator(), {})
     found = flat(module)
     total, clipped = torch.zeros_like(found), 0
     for row, label in zip(inputs, labels, strict=True):
@@ -80,6 +81,26 @@ def test_noise_has_the_accounted_variance(tmp_path: Path, central: bool) -> None
     noise = curator(central).noise(job, 100_000, clip_plan.grid_bits(job)).numpy()
     expected = sigma**2 * (1 if central else 2)
     assert noise.var() == pytest.approx(expected, rel=0.03)
+
+
+def test_noise_of_a_twin_follows_that_of_the_steps_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = private_job(tmp_path)
+    assert job.privacy
+    job = msgspec.structs.replace(job, privacy=msgspec.structs.replace(job.privacy, bands=3))
+    module, inputs, labels = problem(job)
+    found: list[float] = []
+    pasts = private.Pasts()
+    for _ in range(4):
+        monkeypatch.setattr(Curator, "noise", lambda _, job, count, bits: torch.zeros(count))
+        private_gradients(job, module, twin_loss(job), inputs, labels, curator(), {})
+        exact = flat(module)
+        monkeypatch.setattr(Curator, "noise", lambda _, job, count, bits: torch.ones(count))
+        private_gradients(job, module, twin_loss(job), inputs, labels, curator(), pasts)
+        found.append(float((flat(module) - exact).mean() * len(inputs)))
+    # By hand: 1, 1 - 1/2, 1 - 1/4 - 3/8, 1 - 3/16 - 3/16.
+    assert found == pytest.approx([1, 0.5, 0.375, 0.625])
 
 
 def test_a_job_with_a_logistic_model_bounds_inputs(tmp_path: Path) -> None:

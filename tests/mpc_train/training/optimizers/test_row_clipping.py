@@ -16,7 +16,7 @@ from mpc_train.networks.network import Network
 from mpc_train.privacy.clip_plan import ClipPlan, Layer, make_plan
 from mpc_train.training.losses import CrossEntropy
 from mpc_train.training.optimizers import row_clipping
-from mpc_train.training.optimizers.row_clipping import ClippedSums, RowsOfLayer, factors
+from mpc_train.training.optimizers.row_clipping import ClippedSums, Noise, RowsOfLayer, factors
 from protocols.arrays import Words
 from protocols.errors import RangeError
 from protocols.roles.role import Role
@@ -50,7 +50,7 @@ def rows_of(values: Words) -> list[tuple[Words, Words]]:
 
 def over_shares(plan: ClipPlan, values: Words) -> tuple[Words, list[Words]]:
     """φ of each row, and the words of φ·g for each layer."""
-    clipped = ClippedSums(plan, Fraction(1), Fraction(1))
+    clipped = ClippedSums(plan, Noise(Fraction(1)), Fraction(1))
 
     def program(role: Role) -> tuple[object, ...]:
         layers = [
@@ -174,7 +174,7 @@ def test_a_convolutional_network_is_clipped_as_in_pytorch(
     size: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The sums over a batch, without noise, are those of rows clipped one by one."""
-    monkeypatch.setattr(row_clipping, "with_noise", lambda gradient, _: gradient)
+    monkeypatch.setattr(row_clipping, "with_noise", lambda gradient, *_: gradient)
     torch.manual_seed(3)
     graph = convert(NET.float(), (1, 4, 4)).graph
     module, rows = NET.double(), 8
@@ -205,7 +205,7 @@ def test_a_convolutional_network_is_clipped_as_in_pytorch(
             x, y = shared_in(role, images.reshape(rows, -1).numpy(), np.eye(3)[classes.numpy()])
             outputs = model(x)
             outputs.backward(CrossEntropy().gradient(outputs, y))
-            sums = ClippedSums(plan, Fraction(1), Fraction(1, rows))(named)
+            sums = ClippedSums(plan, Noise(Fraction(1)), Fraction(1, rows))(named)
             return {
                 name: (shares_of(remask(gradient.summands)), gradient.bits)
                 for name, gradient in sums.items()
