@@ -88,8 +88,8 @@ WAYS: tuple[Way, ...] = (
                 "numbers"
             ),
             "mpc_train/federated/rounds/program.py": (
-                "who takes part, records of rounds; to the first evaluator shares that passed the "
-                "reveal gate under pads, to owners the sum under pads, and the keys of these"
+                "who takes part, records of rounds; to the first evaluator summands that passed "
+                "the reveal gate under pads, to owners the sum under pads, and the keys of these"
             ),
             "protocols/roles/frames.py": "cuts payloads into frames",
             "protocols/roles/evaluator.py": (
@@ -109,7 +109,7 @@ WAYS: tuple[Way, ...] = (
         "a frame to all evaluators",
         members=frozenset({"broadcast"}),
         users={
-            "protocols/shares/inputs.py": "Δ of a masked input",
+            "protocols/shares/inputs.py": "Δ of a masked input, its own or a visitor's",
             "protocols/linkage/shuffle.py": "Δ of permuted rows under a fresh mask",
             "protocols/shares/reveal.py": "fresh shares of the mask of a listed output",
         },
@@ -144,8 +144,6 @@ WAYS: tuple[Way, ...] = (
             "mpc_train/evaluation/own.py: half.lam": "passed the reveal gate",
             "mpc_train/run/phases/reveal.py: half.delta": "passed the reveal gate, to be sealed",
             "mpc_train/run/phases/reveal.py: half.lam": "passed the reveal gate, to be sealed",
-            "mpc_train/federated/rounds/program.py: half.delta": "passed the gate, to owners",
-            "mpc_train/federated/rounds/program.py: half.lam": "passed the gate, to owners",
             "mpc_train/serving/program.py: half.delta": "passed the reveal gate, to who asked",
             "mpc_train/serving/program.py: half.lam": "passed the reveal gate, to who asked",
             "protocols/shares/computed.py: value.delta": "has it computed, and lets it go",

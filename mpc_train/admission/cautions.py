@@ -81,15 +81,17 @@ def _of_budget(job: Job) -> list[str]:
 def _of_rounds(job: Job) -> list[str]:
     """Warnings about what the owners of a federated job learn."""
     settings, owners = job.federated, len(job.owners)
-    found = [
-        f"each of the {owners} owners sees the global model of all {settings.rounds} rounds, and "
-        "can compute the sum of the others' updates in each: an update is not a row, but a network "
-        "may be made so that it is one (read the module that is trained)",
-        "nothing is added to the sum: there is no differential privacy",
-    ]
-    if settings.least_owners == 2:
-        found.append("least_owners = 2: in a round of two, each learns the other's update")
-    if settings.sizes == "secret":
+    found = _of_budget(job)
+    if not job.privacy:
+        found += [
+            f"each of the {owners} owners sees the global model of all {settings.rounds} rounds, "
+            "and can compute the sum of the others' updates in each: an update is not a row, but a "
+            "network may be made so that it is one (read the module that is trained)",
+            "nothing is added to the sum: there is no differential privacy",
+        ]
+        if settings.least_owners == 2:
+            found.append("least_owners = 2: in a round of two, each learns the other's update")
+    if settings.sizes == "secret" and settings.weighting == "rows":
         found.append(
             "the owners learn how many rows a round has in all: when one is missing, the "
             "difference to the round before is its number"

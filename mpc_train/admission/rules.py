@@ -134,7 +134,7 @@ class Rules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The fewest of our rows by which two jobs over one table may differ, if they train or are
     measured on different rows of it: the difference of their results is about those rows."""
     repeats: int = 1
-    """How many runs may reveal metrics with noise over one table: each adds its ε, and averages
+    """How many runs may reveal numbers with noise over one table: each adds its ε, and averages
     away the noise of the others. Runs with `[privacy]` count against `privacy.budget_epsilon`
     instead, if there is one."""
     privacy: PrivacyRules | None = None

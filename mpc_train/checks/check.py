@@ -59,6 +59,7 @@ def check_job(job: Job) -> None:
             with found.noting():
                 check(job)
         found.check()
+        check_privacy(job)
         if len(job.to_bytes()) > MAX_BODY_BYTES:
             raise _too_long(job)
         return

@@ -46,12 +46,6 @@ def _check_sections(job: Job, settings: Federated) -> None:
             "a federated job reveals the global model to its owners and nothing else; remove "
             "[reveal]",
         )
-    if job.privacy:
-        raise JobProblem(
-            "privacy",
-            "nothing is added to the sums of a federated job, so it promises no differential "
-            "privacy; remove [privacy], or train over shares",
-        )
     if job.serve is not None:
         raise JobProblem("serve", "only a model in shares is served; remove [serve]")
     if job.prepare != Prepare():

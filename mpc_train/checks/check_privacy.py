@@ -10,9 +10,14 @@ from fractions import Fraction
 
 from mpc_train.base.problem import JobProblem, Problems, number
 from mpc_train.jobs.job import Job
-from mpc_train.jobs.privacy import ROW, Privacy
+from mpc_train.jobs.privacy import ROW, SITE, Privacy
 from mpc_train.jobs.schedule import is_newton, steps_per_epoch
-from mpc_train.privacy.accounting import counts_cost, sampler_fits, training_epsilon
+from mpc_train.privacy.accounting import (
+    counts_cost,
+    multiplier_bound,
+    sampler_fits,
+    training_epsilon,
+)
 from mpc_train.privacy.costs import Refusal, entries, total
 from mpc_train.privacy.words import table
 from protocols.noise.banded import MOST_BANDS
@@ -22,6 +27,11 @@ MIN_EPSILON, MAX_EPSILON = Decimal("0.01"), 20
 MIN_DELTA, MAX_DELTA = Decimal("1e-12"), Decimal("0.01")
 MIN_CLIP, MAX_CLIP = Decimal("0.001"), 1024
 MAX_ROWS_OF_UNIT = 1_000_000
+MAX_NOISE_BITS = 54
+"""The noise of a round's sum has a standard deviation of less than 2^54 words, so that all nodes'
+parts together stay below 2^62 (`protocols.noise`)."""
+NORM_WORDS = (1 << 22) + (1 << 13)
+"""No update is longer, in words (`federated.limits`)."""
 
 
 def check_privacy(job: Job) -> None:
@@ -30,10 +40,12 @@ def check_privacy(job: Job) -> None:
     privacy, found = job.privacy, Problems()
     if not privacy:
         return
-    for check in (_check_budget, _check_unit, _check_clip, _check_steps, _check_bands):
+    sites = (_check_budget, _check_site, _check_site_clip)
+    units = (_check_budget, _check_unit, _check_clip, _check_steps, _check_bands)
+    for check in sites if job.federates else units:
         with found.noting():
             check(job, privacy)
-    for key, there, why in _mixing(job):
+    for key, there, why in () if job.federates else _mixing(job):
         if there:
             with found.noting():
                 raise JobProblem(key, why)
@@ -45,6 +57,8 @@ def check_privacy(job: Job) -> None:
     found.check()
     _check_left(job, privacy)
     _check_numbers(job)
+    if job.federates:
+        _check_fits(job, privacy)
     _check_spent(job, privacy)
 
 
@@ -91,6 +105,40 @@ def _check_unit(job: Job, privacy: Privacy) -> None:
         )
     if not 1 <= most <= min(MAX_ROWS_OF_UNIT, job.rows):
         raise JobProblem("privacy.most_rows", "between 1 and the number of rows")
+
+
+def _check_site(job: Job, privacy: Privacy) -> None:
+    """Of a federated job, whose units are owners."""
+    if privacy.unit != SITE:
+        raise JobProblem(
+            "privacy.unit",
+            f'write "{SITE}": after local steps nothing bounds what one row changes in an update, '
+            "only the norm of a whole update is, so that the promise is for an owner with all its "
+            "rows, and holds for each of them too",
+        )
+    if privacy.most_rows is not None:
+        raise JobProblem("privacy.most_rows", "an owner has all its rows; remove it")
+    if privacy.bands != 1:
+        raise JobProblem("privacy.bands", "the noise of each round is independent; remove it")
+
+
+def _check_site_clip(job: Job, privacy: Privacy) -> None:
+    if privacy.clip is not None:
+        raise JobProblem(
+            "privacy.clip", "train.federated.clip is the largest norm of an update; remove this"
+        )
+
+
+def _check_fits(job: Job, privacy: Privacy) -> None:
+    """Raise JobProblem if the noise of a federated job may leave the ring."""
+    times = 2 if privacy.neighbours == "replaced" else 1
+    weight = 1 if job.federated.weighting == "equal" else max(job.data.rows.values())
+    if multiplier_bound(job) * times * weight * NORM_WORDS >= 1 << MAX_NOISE_BITS:
+        raise JobProblem(
+            "privacy.epsilon",
+            "so much noise for the sum of a round leaves no room for it in words of 64 bits; raise "
+            'epsilon, or write weighting = "equal" under [train.federated]',
+        )
 
 
 def _check_clip(job: Job, privacy: Privacy) -> None:
@@ -143,7 +191,8 @@ def _check_numbers(job: Job) -> None:
         raise JobProblem(
             "privacy.delta",
             "too small for this ε and so many weights and steps: the sampler of the noise is not "
-            "exact enough; raise delta, or lower epsilon or train.epochs",
+            "exact enough; raise delta, or lower epsilon or "
+            + ("train.federated.rounds" if job.federates else "train.epochs"),
         )
 
 

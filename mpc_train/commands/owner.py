@@ -3,6 +3,7 @@ nodes."""
 
 import logging
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
     from parties.keys.roster import Roster
 
 log = logging.getLogger(__name__)
+
+_TABLE_MARK = b"the table of an owner that comes and goes"
 
 
 def owner_command(
@@ -134,6 +137,10 @@ def _consent(
     ask = None if output is Format.json else terminal(ProgressView(enabled=False), join_s)
     found = agree(settings, roster, job, ask, today, patience(lambda _: None, join_s))
     fields: dict[str, Value] = {"why": found.why, "approvers": found.approvers}
+    if job.privacy:
+        privacy = job.privacy
+        fields |= {"epsilon": str(privacy.epsilon), "delta": str(privacy.small_delta)}
+        fields |= {"unit": privacy.unit, "neighbours": privacy.neighbours}
     if settings.accepted is not None:
         policy = settings.accepted
         fields |= {"policy": policy.digest, "number": policy.terms.number}
@@ -151,9 +158,11 @@ def _rounds(
     run_dir: Path,
 ) -> tuple[Path, int]:
     from mpc_train.commands.nodes import node_settings
+    from mpc_train.federated.rounds.begun import Begun
     from mpc_train.node.consent import roles_of
     from mpc_train.node.remembered import Remembered
     from mpc_train.owners.table import load_table
+    from mpc_train.run.history import table_mark
 
     place = settings.place
     source = settings.source(job.name)
@@ -166,15 +175,17 @@ def _rounds(
         any_rows=job.federated.sizes == "secret",
     )
     remembered = Remembered(safe, place.name, settings.rules)
-    remembered.check(job, source, table)
+    mark = table_mark(_TABLE_MARK, table)
+    spend = partial(remembered.write, job, source, table)
+    begun = Begun(safe.opened, job.name, job.digest().hex(), mark, spend)
+    if not begun.is_there:
+        remembered.check(job, source, table)
     # Loads PyTorch, which takes seconds: a bad cell is reported before that.
     from mpc_train.federated.local import Owner
     from mpc_train.federated.rounds.client import Waiting, rounds_client
     from mpc_train.federated.rounds.result import write_model
 
     owner = Owner(job, place.name, table, place.device)
-    remembered.write(job, source, table)
-    del table
 
     def on_event(event: str, said: Mapping[str, Any]) -> None:
         log.info("%s %s", event, said)
@@ -195,7 +206,10 @@ def _rounds(
         note,
         on_event,
         on_round,
+        begun,
     ) as client:
         model = client.run()
         sent = client.sent_bytes
-    return write_model(run_dir, owner, model), sent
+    path = write_model(run_dir, owner, model, job)
+    begun.clear()
+    return path, sent

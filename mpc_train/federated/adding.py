@@ -1,15 +1,17 @@
 """Updates of owners become one sum over shares; those beyond the declared norm are left out.
 
-Evaluators and the dealer run this. An update comes in as summands, one at each evaluator; nobody
-sees one. For each owner one bit is disclosed, to everybody: whether its update's norm is within the
-limit. What comes out is the masked sum of those that are, each times its rows, and how many rows
-these are. No noise is added to it: `checks.check_federated` refuses jobs with `[privacy]`.
+Evaluators and the dealer run this. An update comes in under a mask that no evaluator knows. For
+each owner one bit is disclosed, to everybody: whether its update's norm is within the limit. What
+comes out are summands of the sum of those that are, each times its rows, and how many rows these
+are. With a variance every node adds noise of its own to it, before anything is opened
+(`protocols.noise.summands`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 
 import numpy as np
 
@@ -17,6 +19,7 @@ from mpc_train.federated.limits import Limits
 from mpc_train.jobs.schedule import GROUP_WORDS
 from protocols.arrays import Words
 from protocols.functions.norm_bound import outside, within
+from protocols.noise.summands import noisy
 from protocols.roles.role import Role
 from protocols.shares.arithmetic import multiply, remask
 from protocols.shares.computed import let_go
@@ -30,13 +33,13 @@ Decide = Callable[[int, Masked], tuple[bool, ...]]
 
 @dataclass(frozen=True, repr=False)
 class Sum:
-    """total: Σ rows · update, int64[size] at the limits' scale; None if all were left out. within:
-    of each owner, whether its update is part of it. rows: Σ rows, a number, or a secret
-    int64[1]."""
+    """total: Σ rows · update, int64[size] at the limits' scale, and behind it Σ rows if rows are
+    secret; None if all were left out. within: of each owner, whether its update is part of it.
+    rows: Σ rows; 0 if they are secret."""
 
-    total: Masked | None
+    total: Additive | None
     within: tuple[bool, ...]
-    rows: int | Masked
+    rows: int
 
 
 def entered(role: Role, shape: tuple[int, ...], summand: Words | None) -> Masked:
@@ -56,16 +59,18 @@ def add_up(
     rows: Sequence[int] | Sequence[Enter],
     decide: Decide,
     most_rows: int = 0,
+    variance: Fraction | None = None,
 ) -> Sum:
     """The sum of the updates whose norm is within the limit.
 
     rows: of each owner; or, if they are secret, what shares them in; such a number must be 1 to
-    `most_rows`. Rounds: about 12 for each group of owners (`groups`).
+    `most_rows`. variance: of the noise in each element of the total that the weakest coalition does
+    not know, in squared words; None: without noise. Rounds: about 12 for each group of owners
+    (`groups`).
     """
     total: Additive | None = None
     passed: list[bool] = []
     whole = 0
-    secret: Additive | None = None
     for places in groups(len(enters), limits.size):
         updates = [enters[place]() for place in places]
         counts: list[Masked] = []
@@ -83,19 +88,22 @@ def add_up(
                 continue
             count = rows[place]
             if callable(count):
-                part = multiply(updates[number], counts[number])
-                mine = counts[number].shares()
-                secret = mine if secret is None else secret + mine
+                part = _behind(multiply(updates[number], counts[number]), counts[number].shares())
             else:
                 part = summands[number].scale(count)
                 whole += count
             total = part if total is None else total + part
             let_go(role, [total.part])  # a sum that is computed at the end would keep all updates
-    return Sum(
-        None if total is None else remask(total),
-        tuple(passed),
-        whole if secret is None else remask(secret),
-    )
+    if total is not None and variance is not None:
+        total = noisy(total, variance)
+    return Sum(total, tuple(passed), whole)
+
+
+def _behind(x: Additive, y: Additive) -> Additive:
+    """x[n] with y[m] behind it."""
+    size, more = x.shape[0], y.shape[0]
+    front = x.linear((size + more,), lambda words: np.append(words, np.zeros(more, np.int64)))
+    return front + y.linear(front.shape, lambda words: np.append(np.zeros(size, np.int64), words))
 
 
 def groups(count: int, size: int) -> Iterator[range]:

@@ -49,11 +49,16 @@ class Limits:
         return bits
 
     @property
-    def most_square(self) -> int:
-        """The largest square of a norm that passes, in units: of norm C before the elements were
-        rounded by half a unit each."""
+    def most_norm(self) -> int:
+        """The largest norm that passes, in units: of norm C before the elements were rounded by
+        half a unit each."""
         norm = self.clip * Fraction(2) ** self.fraction_bits
-        return (floor(norm) + 1 + (isqrt(self.size) + 1) // 2 + 1) ** 2
+        return floor(norm) + 1 + (isqrt(self.size) + 1) // 2 + 1
+
+    @property
+    def most_square(self) -> int:
+        """The square of it."""
+        return self.most_norm**2
 
     def rounded(self, update: Reals, what: str = "the update") -> tuple[Words, float]:
         """The update as words int64[size], clipped, and the factor by which it was, at most 1.

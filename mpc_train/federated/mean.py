@@ -36,6 +36,7 @@ from protocols.roles.dealer import Dealer
 from protocols.roles.evaluator import Evaluator
 from protocols.roles.role import Role
 from protocols.roles.streams import KEY_BYTES, Stream
+from protocols.shares.arithmetic import remask
 from protocols.shares.masked import Masked
 from protocols.shares.reveal import Output, RevealGate
 
@@ -182,10 +183,9 @@ def _mean(
 
     enters = [partial(entered, role, (limits.size,), words) for words in mine]
     found = add_up(role, limits, enters, rows, decide)
-    assert isinstance(found.rows, int)
     value: Reals = np.full(limits.size, np.nan)
     if found.total is not None:
-        words = opened(found.total)
+        words = opened(remask(found.total))
         if words is not None:
             value = limits.real(words) / found.rows
     return Mean(torch.from_numpy(value.reshape(shape)), found.within, found.rows)

@@ -29,7 +29,8 @@ def plain_rounds(
         for name in names:
             update, _ = owners[name].update(model.weights, number)
             norm = float(np.linalg.norm(update))
-            total += owners[name].rows * update * min(1.0, float(job.federated.clip) / norm)
-            rows += owners[name].rows
+            weight = 1 if job.federated.weighting == "equal" else owners[name].rows
+            total += weight * update * min(1.0, float(job.federated.clip) / norm)
+            rows += weight
         model.move(job.federated, total / rows)
     return model

@@ -13,6 +13,9 @@ what each output costs, `mpc_train.checks.check_privacy` what may be combined wi
 
 Numbers of rows are public in a job, so both data sets of a pair of neighbours have the same rows in
 the same places: only the contents of the rows of one unit differ.
+
+In a federated job a unit is an owner: only the norm of its whole update is bounded, and what one
+row changes in it is not.
 """
 
 from decimal import Decimal
@@ -26,6 +29,8 @@ from mpc_train.tables.spelling import compose
 Neighbours = Literal["zeroed", "replaced"]
 ROW = "row"
 """The unit that is one row."""
+SITE = "owner"
+"""In a federated job, the unit that is an owner with all its rows."""
 
 
 class Privacy(Strict, frozen=True):
@@ -41,10 +46,10 @@ class Privacy(Strict, frozen=True):
     clip: Decimal | None = None
     """The largest norm of what one unit adds to the sum of gradients of an epoch: each of its rows
     is clipped to `clip / most_rows`. In the units of the loss, for a row and not for a mean over a
-    batch. Needed by a job that trains."""
+    batch. Needed by a job that trains; one that federates has `train.federated.clip` instead."""
     unit: str = ROW
     """Whom the guarantee is for: "row", or the identifier of `data.split_by` (a patient with all
-    rows that one owner has of them)."""
+    rows that one owner has of them). In a federated job: "owner"."""
     bands: int = 1
     """So many steps' noise depends on one another, so that less of it adds up over a training; rows
     are then in the same order in every epoch. 1: the noise of each step is independent."""

@@ -178,6 +178,8 @@ class Federated(Strict, frozen=True):
     sizes: Literal["public", "secret"] = "public"
     """secret: nobody learns how many rows an owner trains on in a round; `data.rows` is then the
     most that it may have."""
+    weighting: Literal["rows", "equal"] = "rows"
+    """rows: an update counts as many times as its owner has training rows. equal: once."""
 
 
 class Train(Strict, frozen=True):

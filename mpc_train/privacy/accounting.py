@@ -6,6 +6,14 @@ clipped gradients of an epoch, all its steps taken together as one vector, by at
 the noisy result of the one before. The order of rows is public, so nothing is gained by sampling
 and nothing is counted for it.
 
+**Federated rounds.** A unit is an owner. The norm of its update is at most C, whatever its rows
+are, and the sum of a round counts it w times: one Gaussian mechanism a round with sensitivity w ·
+C, for the largest w of the job, also though an update depends on the noisy models of the rounds
+before. No owner is sampled, and nothing is counted for sampling. Besides the sums one bit of each
+update leaves in each round, whether its norm is within C. An owner that runs this software keeps to
+C, so that its bit is the same whatever its rows are, but for a chance of REFUSED_CHANCE at most,
+which counts towards δ as the sampler does.
+
 **Composition.** Which rows of a unit are in which step is the same in both data sets, so that each
 step has a fixed bound Δ_t of what a unit changes. Gaussian mechanisms with noise N(0, σ²) in each
 coordinate and sensitivities Δ_t are together as private as one with sensitivity √(Σ Δ_t²), also if
@@ -67,10 +75,10 @@ are those of the trained model is adaptive composition).
 from __future__ import annotations
 
 from fractions import Fraction
-from math import exp, prod
+from math import exp, log, prod, sqrt
 from typing import TYPE_CHECKING
 
-from mpc_train.jobs.schedule import total_steps
+from mpc_train.jobs.schedule import total_steps, training_sizes
 from mpc_train.privacy.library import epsilon_of_gaussian, least_multiplier
 from protocols.noise.banded import square
 
@@ -87,6 +95,9 @@ DELTA_MARGIN = Fraction(1, 1 << 10)
 """This part of δ stays unused: for the same, and for the sampler."""
 SAMPLER_DISTANCE = Fraction(1, 1 << 111)
 """How far the law of a number of the sampler is from the exact one, in total variation."""
+REFUSED_CHANCE = Fraction(1, 1 << 59)
+"""A bound of the probability with which an update within its norm is left out of a round
+(`protocols.functions.norm_bound`)."""
 LEAST_DEVIATION = 256
 """In steps of the fixed point's grid: the least standard deviation of one party's noise."""
 ROUND_DEVIATION = 4
@@ -106,13 +117,18 @@ def privacy_of(job: Job) -> Privacy:
 
 
 def mechanisms(job: Job) -> int:
-    """How many Gaussian mechanisms a training is: one an epoch."""
-    return job.train.epochs
+    """How many Gaussian mechanisms a training is: one an epoch, or one a federated round."""
+    return job.federated.rounds if job.federates else job.train.epochs
 
 
 def sensitivity(job: Job) -> Fraction:
     """How much the contents of one unit change the sum of clipped gradients of an epoch, in norm:
-    clip, or twice that if it is replaced. In units of the loss, before rounding to the grid."""
+    clip, or twice that if it is replaced. In units of the loss, before rounding to the grid.
+
+    Of a federated job, how much one owner changes the weighted sum of a round, in units of weights.
+    """
+    if job.federates:
+        return changes(job) * Fraction(job.federated.clip)
     privacy = privacy_of(job)
     return _changes(privacy) * _clip(privacy)
 
@@ -120,6 +136,17 @@ def sensitivity(job: Job) -> Fraction:
 def _changes(privacy: Privacy) -> int:
     """2 if a unit is replaced: it leaves, and another comes."""
     return 2 if privacy.neighbours == "replaced" else 1
+
+
+def changes(job: Job) -> int:
+    """Of a federated job: how many times the largest norm of an update one owner changes the sum of
+    a round at most: its weight, or twice that if it is replaced."""
+    return _changes(privacy_of(job)) * largest_weight(job)
+
+
+def largest_weight(job: Job) -> int:
+    """How many times an update counts at most in a round of a federated job."""
+    return 1 if job.federated.weighting == "equal" else max(training_sizes(job).values())
 
 
 def row_clip(job: Job) -> Fraction:
@@ -177,12 +204,32 @@ def budget(privacy: Privacy) -> tuple[Fraction, Fraction]:
 
 
 def sampler_fits(job: Job) -> bool:
-    """Whether the margin of δ is enough for all numbers that all nodes draw for a training."""
+    """Whether the margin of δ is enough for all numbers that all nodes draw for a training, and for
+    the bits of federated rounds."""
     privacy = privacy_of(job)
-    elements = sum(prod(shape) for shape in job.shapes.values())
-    numbers = elements * total_steps(job) * (len(job.evaluators) + 1)
-    added = numbers * SAMPLER_DISTANCE * Fraction(1 + exp(float(privacy.epsilon)))
+    apart = _numbers(job) * SAMPLER_DISTANCE
+    if job.federates:
+        apart += mechanisms(job) * REFUSED_CHANCE
+    added = apart * Fraction(1 + exp(float(privacy.epsilon)))
     return added <= Fraction(privacy.small_delta) * DELTA_MARGIN / 2
+
+
+def _numbers(job: Job) -> int:
+    """How many numbers all nodes draw from discrete Gaussians."""
+    if job.federates:
+        drawn = mechanisms(job) * sum(prod(shape) for _, shape in job.plain.tensors)
+    else:
+        drawn = total_steps(job) * sum(prod(shape) for shape in job.shapes.values())
+    return drawn * (len(job.evaluators) + 1)
+
+
+def multiplier_bound(job: Job) -> float:
+    """At least the `noise_multiplier`, without the library: by ε = ρ + 2 sqrt(ρ ln(1/δ)) (Bun,
+    Steinke, TCC 2016, proposition 1.3), to which the library's conversion is never worse."""
+    epsilon, delta = map(float, budget(privacy_of(job)))
+    logarithm = -log(delta)
+    root = sqrt(logarithm + epsilon) - sqrt(logarithm)
+    return sqrt(mechanisms(job) / (1 - GRID_PART) / 2) / root + 1 / STEPS_OF_ONE
 
 
 def epsilon_of_training(job: Job) -> float:

@@ -11,7 +11,7 @@ from fractions import Fraction
 from math import inf, nextafter
 from typing import TYPE_CHECKING, Literal
 
-from mpc_train.jobs.audience import OWN, RANGE, TRAINING_COUNTS, fold_outputs
+from mpc_train.jobs.audience import GLOBAL, OWN, RANGE, TRAINING_COUNTS, WITHIN, fold_outputs
 from mpc_train.jobs.outputs import disclosed_on_the_way, leaving
 from mpc_train.jobs.sealed import CHANGE, preparation_shapes, regression_shapes, sealed_tensors
 from mpc_train.privacy.accounting import budget, counts_cost, privacy_of, training_epsilon
@@ -68,10 +68,6 @@ REFUSED: dict[str, tuple[str, str]] = {
         "train.guard",
         "tells everybody whether a value of some row was too large, without noise; write guard = "
         "false: a training that diverges then ends like any other",
-    ),
-    "federated": (
-        "train.mode",
-        "owners see the sum of the updates of each round, without noise; train over shares",
     ),
     "early_stopping": (
         "train.early_stopping",
@@ -139,13 +135,17 @@ def entries(job: Job) -> list[Cost | Refusal]:
 
     Raises RuntimeError if something leaves that has no entry.
     """
-    found: list[Cost | Refusal] = [*_model(job), *_counts(job), *_metrics(job)]
-    found += [*_own(job), *_prepared(job), *_regression(job)]
-    found += [_refused(job, name) for name in _disclosed(job)]
-    found += [
-        Refusal(name, "reveal.folds", "further models are trained for it; remove folds")
-        for name in fold_outputs(job)
-    ]
+    found: list[Cost | Refusal]
+    if job.federates:
+        found = _rounds(job)
+    else:
+        found = [*_model(job), *_counts(job), *_metrics(job), *_own(job)]
+        found += [*_prepared(job), *_regression(job)]
+        found += [_refused(job, name) for name in _disclosed(job)]
+        found += [
+            Refusal(name, "reveal.folds", "further models are trained for it; remove folds")
+            for name in fold_outputs(job)
+        ]
     known: set[str] = set()
     for entry in found:
         known |= set(entry.outputs) if isinstance(entry, Cost) else {entry.name}
@@ -211,6 +211,26 @@ def _downwards(epsilon: Fraction) -> float:
     """The largest double of at most this, so that what adds up to a budget is not more than it."""
     found = float(epsilon)
     return found if Fraction(found) <= epsilon else nextafter(found, -inf)
+
+
+def _rounds(job: Job) -> list[Cost | Refusal]:
+    """All that leaves a federated job."""
+    how = "Gaussian noise in the sum of every round; what owners compute from it costs nothing more"
+    epsilon = _downwards(Fraction(privacy_of(job).epsilon))
+    bits = (
+        "an owner keeps its own update within the norm, so that the bit does not tell of its rows"
+    )
+    found: list[Cost | Refusal] = [
+        Cost(MODEL, "training", epsilon, how, (GLOBAL, "federated")),
+        Cost(WITHIN, "own", 0.0, bits, (WITHIN,)),
+    ]
+    if job.federated.sizes == "secret" and job.federated.weighting == "rows":
+        why = (
+            "owners see how many rows a round has in all, without noise; write sizes = "
+            '"public", or weighting = "equal", with which no number of rows is used'
+        )
+        found.append(Refusal("sizes", "train.federated.sizes", why))
+    return found
 
 
 def _metrics(job: Job) -> list[Cost | Refusal]:

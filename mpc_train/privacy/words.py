@@ -15,6 +15,7 @@ from mpc_train.jobs.schedule import steps_per_epoch, total_steps
 from mpc_train.privacy.accounting import (
     counts_cost,
     epsilon_of_training,
+    largest_weight,
     mechanisms,
     noise_multiplier,
     privacy_of,
@@ -64,6 +65,8 @@ def unit_words(job: Job) -> str:
     privacy = privacy_of(job)
     if privacy.unit == ROW:
         return "one row"
+    if job.federates:
+        return "one owner, with all its rows"
     return (
         f"one {privacy.unit}, with all rows that one owner has of it, at most {privacy.most_rows}"
     )
@@ -73,14 +76,17 @@ def neighbours_words(job: Job) -> str:
     """Which data sets are compared, in a sentence."""
     privacy = privacy_of(job)
     whose = "the row" if privacy.unit == ROW else f"all rows of the {privacy.unit}"
+    same = "numbers of rows, and which rows belong together,"
+    if job.federates:
+        same = "numbers of rows, and which owners take part in a round,"
     what = (
         f"{whose} had contributed nothing"
         if privacy.neighbours == "zeroed"
         else f"{whose} had contained anything else"
     )
     return (
-        f"compared with the same tables in which {what}; numbers of rows, and which rows belong "
-        "together, are the same in both and are not protected"
+        f"compared with the same tables in which {what}; {same} are the same in both and are not "
+        "protected"
     )
 
 
@@ -136,6 +142,14 @@ def _clipped(job: Job) -> list[str]:
     if not job.trains:
         return []
     count = mechanisms(job)
+    if job.federates:
+        weight = largest_weight(job)
+        counted = "once" if weight == 1 else f"at most {weight} times, for its rows,"
+        return [
+            f"The update of each owner is clipped to norm {job.federated.clip} and counts "
+            f"{counted} in the sum of a round, which gets discrete Gaussian noise, over "
+            f"{'1 round' if count == 1 else f'{count} rounds'} in which every owner may take part."
+        ]
     uses = "one epoch" if count == 1 else f"{count} epochs, each row once in each"
     return [
         f"Each row is clipped to norm {float(row_clip(job)):g}, and the sum of each step gets "
@@ -181,11 +195,12 @@ def _advice(job: Job) -> str:
 def against(job: Job) -> str:
     """Against whom the promise holds."""
     count = len(job.evaluators)
+    whom, what = ("owners", "updates") if job.federates else ("recipients", "data")
     others = "one evaluator" if count == 2 else f"{count - 1} of the {count} evaluators together"
     return (
-        f"Nobody knows all noise: the promise holds against recipients together with {others}, and "
-        f"against recipients together with {job.dealer}, which deals. It does not hold against "
-        f"{job.dealer} together with an evaluator, who can read all data."
+        f"Nobody knows all noise: the promise holds against {whom} together with {others}, and "
+        f"against {whom} together with {job.dealer}, which deals. It does not hold against "
+        f"{job.dealer} together with an evaluator, who can read all {what}."
     )
 
 
@@ -203,13 +218,14 @@ def as_json(job: Job) -> dict[str, Any] | None:
     if not job.privacy:
         return None
     privacy, spent = job.privacy, total(job)
+    clip = job.federated.clip if job.federates else privacy.clip
     return {
         "epsilon": str(privacy.epsilon),
         "delta": str(privacy.small_delta),
         "unit": privacy.unit,
         "most_rows": privacy.rows_of_unit,
         "neighbours": privacy.neighbours,
-        "clip": None if privacy.clip is None else str(privacy.clip),
+        "clip": None if clip is None else str(clip),
         "mechanisms": mechanisms(job),
         "bands": privacy.bands,
         "spent": spent.epsilon,

@@ -105,6 +105,7 @@ def _federated(job: Job) -> str:
         f"{name} ({'at most ' if secret else ''}{job.data.rows[name]} rows)" for name in job.owners
     )
     rule = {"fedavg": "FedAvg", "fedprox": "FedProx", "fedadam": "FedAdam", "fedyogi": "FedYogi"}
+    counts = {"rows": "as often as its owner has rows", "equal": "once"}
     away = f"; {', '.join(job.visitors)} come and go" if job.visitors else ""
     return "\n".join(
         (
@@ -116,7 +117,8 @@ def _federated(job: Job) -> str:
             f"rows ({settings.optimizer}, rate {settings.learning_rate}),",
             f"             predicting {job.label.name!r} from {len(job.features)} features",
             f"             updates are clipped to the norm {settings.clip}; their sum is computed "
-            "over shares",
+            "over shares,",
+            f"             where each counts {counts[settings.weighting]}",
             f"  data       {owners}",
             *_schema(job),
             f"             a round needs {settings.least_owners} owners, and waits "
@@ -127,6 +129,7 @@ def _federated(job: Job) -> str:
             "             which owners took part in a round, and whose update was too large, to "
             "every node",
             "             sizes, this file, and when each message was sent, to every node",
+            *_private(job),
         )
     )
 

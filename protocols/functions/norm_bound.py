@@ -43,12 +43,15 @@ from protocols.roles.streams import KEY_BYTES, Stream
 from protocols.shares.arithmetic import matmul, remask
 from protocols.shares.masked import Additive, Masked, MaskedBit, concatenate
 
-BUCKETS, REPEATS, TAIL = 1024, 5, 6
+PLACE_BITS, REPEATS, TAIL = 10, 5, 6
+BUCKETS = 1 << PLACE_BITS
+"""A word has PLACE_BITS and a sign for each repeat: 55 of its 64 bits."""
 MOST_NORM = 1 << 22
 """The largest bound C, with a thousandth more for the rounding of a vector of 2^23 elements."""
 SLACK = 1.01
 MOST_ELEMENTS = 1 << 30
-_PIECE = 1 << 18
+_PIECE = 1 << 14
+"""Words and places that stay in the cache."""
 
 
 def within(
@@ -120,7 +123,5 @@ def _sketched(words: Words, key: Octets) -> Words:
     out = np.zeros((REPEATS, BUCKETS), np.int64)
     for start in range(0, words.size, _PIECE):
         piece = np.ascontiguousarray(words[start : start + _PIECE])
-        for repeat in range(REPEATS):
-            places = stream.octets(2 * piece.size).view(np.uint16)
-            kernels.scattered(piece, places, BUCKETS - 1, out[repeat])
+        kernels.scattered(piece, stream.words(piece.size), PLACE_BITS, out)
     return out.reshape(-1)

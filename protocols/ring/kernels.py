@@ -35,7 +35,6 @@ _GRID_OUT = types.Array(types.int64, 2, "C")
 _PROGRAM = types.Array(types.int32, 2, "C", readonly=True)
 _INT = types.int64
 _FLAG = types.boolean
-_SHORTS = types.Array(types.uint16, 1, "C", readonly=True)
 BLOCK = 4096
 """Rows are processed in pieces that stay in the nearest cache."""
 PACKED_BLOCK = 1024
@@ -498,13 +497,17 @@ def cells(first, second, tops, guide, unsure, low, out, left):  # type: ignore[n
     left[0] = count
 
 
-@_kernel(_WORDS, _SHORTS, _INT, _WORDS_OUT)
-def scattered(words, places, low, out):  # type: ignore[no-untyped-def]
-    """out[p & low] += w, or −= w if the top bit of p is set, for each word w and its public p."""
+@_kernel(_WORDS, _WORDS, _INT, _GRID_OUT)
+def scattered(words, places, bits, out):  # type: ignore[no-untyped-def]
+    """For each word w and its public p, in each row of out[rows, 2^bits]: bits of p of its own say
+    to which element w is added, and one more whether it is subtracted instead."""
+    low = (1 << bits) - 1
     for i in range(words.size):
-        place = np.int64(places[i])
-        sign = -(place >> 15)
-        out[place & low] += (words[i] ^ sign) - sign
+        word, place = words[i], places[i]
+        for row in range(out.shape[0]):
+            sign = -((place >> bits) & 1)
+            out[row, place & low] += (word ^ sign) - sign
+            place >>= bits + 1
 
 
 def warm() -> None:

@@ -1,12 +1,15 @@
 """Inputs: how an owner's plaintext becomes a masked tensor.
 
-Who owns what is public; shapes come from the job. Three ways, by the owner's role:
+Who owns what is public; shapes come from the job. Four ways, by the owner's role:
 
 * An evaluator draws λ from its own stream and broadcasts Δ = x + λ. It alone holds λ; the shares of
   the others are zero. 8 bytes per element to each other evaluator.
 * The dealer knows λ = Σ [λ]_i anyway: it sends Δ to every evaluator, and receives nothing.
 * Anybody else splits x into summands: streams in common with all evaluators but the last, the
   last is sent what is missing. The evaluators then mask it: one round.
+* Or the evaluators tell the owner their shares of a mask, as roots of streams that each of them has
+  in common with the dealer and that serve nothing else. It gives Δ to the first evaluator, which
+  tells the others. No round, and the owner sends its words once, however many evaluate.
 """
 
 from __future__ import annotations
@@ -77,6 +80,35 @@ def from_outside(role: Role, shape: Shape, source: OutsideSource | None) -> Mask
     else:
         part = role.known(source.take(shape))
     return remask(Additive(role, shape, part, None))
+
+
+def from_visitor(role: Role, shape: Shape, roots: Sequence[bytes], delta: Words | None) -> Masked:
+    """The tensor of somebody who was told the roots of all evaluators' shares of its mask.
+
+    roots: this evaluator's one; at the dealer all of them. delta: the masked words, at the first
+    evaluator. No round; 8 bytes an element from the first evaluator to each other one.
+    """
+    role.issue("visitor", *shape)
+    count = prod(shape)
+    lam = _drawn(roots[0], count)
+    for root in roots[1:]:
+        lam += _drawn(root, count)
+    lam = lam.reshape(shape)
+    if not isinstance(role, Evaluator):
+        return Masked(role, shape, role.known(lam), lam)
+    if not role.is_first:
+        octets = role.collect(b"visi", role.names[0], 8 * count)
+        return Masked(role, shape, role.known(octets.view(np.int64).reshape(shape)), lam)
+    if delta is None or delta.size != count:
+        raise ValueError("the first evaluator must have a masked tensor of the job's shape")
+    role.broadcast(b"visi", delta)
+    return Masked(role, shape, role.known(delta.reshape(shape)), lam)
+
+
+def _drawn(root: bytes, count: int) -> Words:
+    stream = Stream(root)
+    stream.begin_step(0)
+    return stream.words(count)
 
 
 class OutsideSource:

@@ -14,6 +14,7 @@ the shares under which the evaluators' summands travelled never leave a node. An
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import prod
 from typing import Protocol
 
 import numpy as np
@@ -23,7 +24,7 @@ from protocols.errors import RevealError
 from protocols.roles.dealer import Dealer
 from protocols.roles.evaluator import Evaluator
 from protocols.shares.arithmetic import remask
-from protocols.shares.masked import Masked
+from protocols.shares.masked import Additive, Masked
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +56,8 @@ class Ledger(Protocol):
         """`values` numbers are about to leave as `output`; raises to keep them."""
 
     def opened(self, output: Output, words: Words) -> None:
-        """They have. words: what this evaluator knows of them: the opened words, int64[shape], or
-        Δ of its sealed half. Not called at the dealer, which learns nothing."""
+        """They have. words: what this evaluator knows of them: the opened words, int64[shape], Δ
+        of its sealed half, or its fresh summand. Not called at the dealer, which learns nothing."""
 
     def refused(self, output: Output) -> None:
         """It was asked for and is not agreed on, or has left already: it stays."""
@@ -85,14 +86,14 @@ class RevealGate:
         """The outputs that have left so far, in order."""
         return tuple(self._passed)
 
-    def _pass(self, name: str, step: int, x: Masked) -> Output:
+    def _pass(self, name: str, step: int, size: int) -> Output:
         output = Output(name, step)
         if output not in self._open:
             self._ledger.refused(output)
             raise RevealError(
                 f"'{name}' at step {step} is not an output of the signed job, or has left already"
             )
-        self._ledger.opening(output, x.size)
+        self._ledger.opening(output, size)
         self._open.remove(output)
         self._passed.append(output)
         return output
@@ -102,7 +103,7 @@ class RevealGate:
 
         Returns int64[shape], at the dealer None.
         """
-        output = self._pass(name, step, x)
+        output = self._pass(name, step, x.size)
         role = x.role
         fresh, lam = _fresh(x)
         role.issue("reveal", *x.shape)
@@ -142,13 +143,32 @@ class RevealGate:
 
     def for_recipients(self, name: str, step: int, x: Masked) -> SealedHalf | None:
         """This evaluator's half of a listed tensor, to be sealed; None at the dealer. 1 round."""
-        output = self._pass(name, step, x)
+        output = self._pass(name, step, x.size)
         fresh, lam = _fresh(x)
         if x.role.is_dealer:
             return None
         half = SealedHalf(fresh.delta.get(), lam)
         self._ledger.opened(output, half.delta)
         return half
+
+    def summand_for_recipients(self, name: str, step: int, z: Additive) -> Words | None:
+        """This evaluator's fresh summand of a listed tensor, int64[shape], to be sealed; None at
+        the dealer. No round.
+
+        The dealer hands out shares of its own summand, or of zero: all fresh summands together are
+        the tensor, and fewer of them are uniform words, also for those who know what the summands
+        were before. Corrections: 8 bytes an element.
+        """
+        output = self._pass(name, step, prod(z.shape))
+        dealt = None
+        if z.role.is_dealer:
+            dealt = np.zeros(z.shape, np.int64) if z.dealt is None else z.dealt
+        share = z.role.deal(dealt, z.shape)
+        if z.role.is_dealer:
+            return None
+        fresh = z.part.get() + share
+        self._ledger.opened(output, fresh)
+        return fresh
 
 
 def _fresh(x: Masked) -> tuple[Masked, Words]:

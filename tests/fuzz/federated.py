@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from fractions import Fraction
 from functools import cache
-from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
@@ -20,6 +19,7 @@ from protocols.errors import FrameError
 from tests.fuzz.parser import Parser
 
 VISIT = bytes(16)
+BEGIN = messages.BEGIN + messages.ROUND.pack(2) + bytes(messages.UPDATE_BYTES)
 RECORD = Record(1, ("ann", "bob"), ("cas",), 40)
 
 
@@ -30,11 +30,10 @@ def at_the_desk(data: bytes) -> Any:
         kept = Kept(Memory(), bytes(32))
         kept.store(RECORD, bytes(80) if leads else bytes(32))
         kept.release(1)
-        desk = Desk(cast(Any, None), 10, ("ann",), kept, leads=leads)
+        desk = Desk(cast(Any, None), 10, ("ann",), kept, lambda _: bytes(32), leads=leads)
         desk.open_round(2)
-        keys = SimpleNamespace(export=lambda label: bytes(32))
-        for number, question in enumerate((messages.BEGIN + messages.ROUND.pack(2), data), 1):
-            heard = Heard("ann", VISIT, number, memoryview(question), 0.0, cast(Any, keys))
+        for number, question in enumerate((BEGIN, data), 1):
+            heard = Heard("ann", VISIT, number, memoryview(question), 0.0, cast(Any, None))
             answer = desk._answer(heard)
         said.append(answer)
         if answer[:1] != b"\0":
@@ -45,7 +44,7 @@ def at_the_desk(data: bytes) -> Any:
 def questions() -> Sequence[bytes]:
     return [
         messages.STATE,
-        messages.BEGIN + messages.ROUND.pack(2),
+        BEGIN,
         messages.PIECE + messages.PLACE.pack(1, 0) + bytes(80),
         messages.KEY + messages.ROUND.pack(1),
         messages.GET + messages.FETCH.pack(1, 0),
@@ -54,6 +53,10 @@ def questions() -> Sequence[bytes]:
 
 def read_key(data: bytes) -> Any:
     return messages.key_from("ann", messages.answered("ann", memoryview(data)), True)
+
+
+def read_root(data: bytes) -> Any:
+    return messages.root_from("ann", messages.answered("ann", memoryview(data)))
 
 
 def closed(data: bytes) -> Any:
@@ -93,15 +96,18 @@ PARSERS: dict[str, Parser] = {
         READS,
         unread=True,
     ),
+    "root of a mask of an update": Parser(
+        read_root, lambda: [messages.answer(bytes(32))], (QueryError,), READS, unread=True
+    ),
     "state of federated rounds": Parser(
         lambda data: messages.state_from("ann", data),
-        lambda: [messages.encoded(State(3, 4))],
+        lambda: [messages.encoded(State(3, 4, bytes(32)))],
         (QueryError,),
         READS,
     ),
     "updates that are there": Parser(
         closed,
-        lambda: [messages.encoded((Arrived("cas", VISIT, 7),))],
+        lambda: [messages.encoded((Arrived("cas", bytes(16)),))],
         (FrameError,),
         READS,
         unread=True,

@@ -14,7 +14,7 @@ from mpc_train.federated.limits import Limits
 from protocols.functions.norm_bound import BUCKETS, REPEATS
 from protocols.roles.role import Role
 from protocols.shares.masked import Masked
-from protocols.shares.reveal import Output, RevealGate, SealedHalf
+from protocols.shares.reveal import Output, RevealGate
 from tests.support.privacy import CORRUPTED, same_views
 from tests.support.transcript_first import OutsideStub, run_scripted
 
@@ -23,9 +23,13 @@ ROWS = (3, 5)
 
 
 def program(
-    role: Any, limits: Limits, updates: Sequence[np.ndarray], sizes: Sequence[int] | None = None
+    role: Any,
+    limits: Limits,
+    updates: Sequence[np.ndarray],
+    sizes: Sequence[int] | None = None,
+    variance: Fraction | None = None,
 ) -> Any:
-    """A round of two owners that do not evaluate; the halves of the sum, and the bits."""
+    """A round of two owners that do not evaluate; the bits, and the summands of the sum."""
     gate = RevealGate(OUTPUTS)
 
     def take(words: np.ndarray) -> Masked:
@@ -40,14 +44,13 @@ def program(
     def decide(start: int, bits: Masked) -> tuple[bool, ...]:
         return gate.decide_each("norms", start + 1, bits)
 
-    found = add_up(role, limits, takes, rows, decide, 100 if sizes is not None else 0)
+    found = add_up(role, limits, takes, rows, decide, 100 if sizes is not None else 0, variance)
     assert found.total is not None
-    half = gate.for_recipients("sum", 1, found.total)
-    return found.within, half
+    return found.within, gate.summand_for_recipients("sum", 1, found.total)
 
 
-def plain(halves: Sequence[SealedHalf]) -> np.ndarray:
-    total: np.ndarray = halves[0].delta - sum(half.lam for half in halves)
+def plain(summands: Sequence[np.ndarray]) -> np.ndarray:
+    total: np.ndarray = sum(summands[1:], summands[0])
     return total
 
 
@@ -75,9 +78,8 @@ def test_views_do_not_depend_on_updates(
             results, view = run_scripted(run, evaluators, corrupted)
             assert {bits for bits, _ in results} == {(True, True)}
             expected = sum(n * one for n, one in zip(ROWS, updates, strict=True))
-            np.testing.assert_array_equal(plain([half for _, half in results[:-1]]), expected)
+            np.testing.assert_array_equal(plain([one for _, one in results[:-1]]), expected)
         views.append(view)
-    # The first evaluators' halves are no part of a view: they are sealed.
     same_views(views)
 
 
@@ -100,6 +102,29 @@ def test_views_do_not_depend_on_sizes_that_are_secret(
             # random, of the same sum.
             results, view = run_scripted(run, evaluators, corrupted)
             expected = sum(n * one for n, one in zip(sizes, updates, strict=True))
-            np.testing.assert_array_equal(plain([half for _, half in results[:-1]]), expected)
+            expected = np.append(expected, sum(sizes))
+            np.testing.assert_array_equal(plain([one for _, one in results[:-1]]), expected)
         views.append(view)
     same_views(views)
+
+
+@pytest.mark.parametrize("evaluators, corrupted", CORRUPTED[:2])
+def test_views_do_not_depend_on_what_is_under_noise(
+    evaluators: int, corrupted: tuple[int, ...]
+) -> None:
+    """The dealer's part of the noise reaches an evaluator as a share, like every correction."""
+    limits, views, totals = Limits(Fraction(1), 9), [], []
+    for seed in range(3):
+        rng = np.random.default_rng(seed)
+        updates = [limits.rounded(rng.normal(size=9))[0] for _ in ROWS]
+
+        def run(role: Role, updates: Sequence[np.ndarray] = updates) -> Any:
+            return program(role, limits, updates, variance=Fraction(1 << 40))
+
+        with np.errstate(over="ignore"):
+            results, view = run_scripted(run, evaluators, corrupted)
+            exact = sum(n * one for n, one in zip(ROWS, updates, strict=True))
+            totals.append(plain([one for _, one in results[:-1]]) - exact)
+        views.append(view)
+    same_views(views)
+    assert all(1 << 16 < np.abs(noise).max() < 1 << 26 for noise in totals)

@@ -33,6 +33,7 @@ from tests.privacy.test_privacy_leaks import (
     insecure_old_mask,
     insecure_wrap_bit,
 )
+from tests.protocols.shares.test_inputs import visitor_program
 from tests.support.lockstep import LockstepLoopback
 from tests.support.loopback import insecure_root, secret, shares_of
 from tests.support.transcripts import SHAPE, TRAFFIC, fixed
@@ -111,6 +112,23 @@ def test_comparisons_of_many(bits: int, count: int) -> None:
 
     transcripts = observed(of_roles(program, 2), 12)
     assert not suspicious(transcripts)
+
+
+@pytest.mark.parametrize("evaluators", [2, 3])
+def test_a_visitors_tensor_and_the_summands_of_an_output(evaluators: int) -> None:
+    """The seeds of a visitor's mask are those of a run, as its streams are."""
+
+    def run(seed: int, net: LockstepLoopback) -> object:
+        visitor = visitor_program(X, evaluators, seed)
+
+        def program(role: Role) -> None:
+            gate = RevealGate(frozenset({Output("sum", 1)}))
+            x = visitor(role)
+            gate.summand_for_recipients("sum", 1, x.shares() + secret(role, X, 1).shares())
+
+        return of_roles(program, evaluators)(seed, net)
+
+    check_uniform(run)
 
 
 @pytest.mark.parametrize("evaluators", [2, 3])

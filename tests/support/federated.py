@@ -51,10 +51,17 @@ test_fraction = 0.2
 [model]
 kind = "logistic"
 module = "federated_net:{module}"
+{privacy}
 [train]
 mode = "federated"
 seed = 3
 [train.federated]
+"""
+PRIVACY = """[privacy]
+epsilon = 8
+delta = 0.00001
+neighbours = "zeroed"
+unit = "owner"
 """
 SETTINGS = {
     "rounds": "3",
@@ -70,13 +77,15 @@ def job_text(
     owners: Sequence[str] = OWNERS[:4],
     module: str = "network",
     rows: Mapping[str, int] | None = None,
+    privacy: str = "",
     **settings: str,
 ) -> str:
     counts = rows or {name: 20 + 5 * place for place, name in enumerate(owners)}
     table = "{ " + ", ".join(f"{name} = {count}" for name, count in counts.items()) + " }"
     names = "[" + ", ".join(f'"{name}"' for name in owners) + "]"
     lines = [f"{key} = {value}" for key, value in (SETTINGS | settings).items()]
-    return JOB.format(owners=names, module=module, rows=table) + "\n".join(lines) + "\n"
+    head = JOB.format(owners=names, module=module, rows=table, privacy=privacy)
+    return head + "\n".join(lines) + "\n"
 
 
 def write_federated(folder: Path, **given: Any) -> Path:
@@ -179,6 +188,16 @@ class _Client:
         return found
 
 
+class Uncounted:
+    """As `federated.rounds.begun.Begun`, without a vault: the sessions and runs that it heard."""
+
+    def __init__(self) -> None:
+        self.entered: list[tuple[bytes, bytes]] = []
+
+    def enter(self, sid: bytes, run: bytes) -> None:
+        self.entered.append((sid, run))
+
+
 @dataclass
 class House:
     """One session. absent: by visitor, the rounds in which it does not train. hostile: what an
@@ -197,6 +216,7 @@ class House:
     models: dict[str, Global] = field(default_factory=dict)
     programs: dict[str, FederatedProgram] = field(default_factory=dict)
     records: list[Any] = field(default_factory=list)
+    begun: dict[str, Uncounted] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         torch.set_num_threads(1)
@@ -276,6 +296,7 @@ class House:
             owner,
             Waiting(PATIENCE_S, 0.05),
             told.append,
+            cast(Any, self.begun.setdefault(name, Uncounted())),
         )
         missed = self.absent.get(name, ())
         if missed:

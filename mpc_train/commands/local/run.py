@@ -108,7 +108,9 @@ def run_command(
                     "demonstration: real organisations never pool)"
                     + (f"; {OWN_ORDER}" if own_order(job) else "")
                 )
-                if drops(job) and job.train.dropout_mask == "hidden":
+                if job.federates and job.privacy:
+                    view.say("it adds no noise, so weights differ by that of the run")
+                if not job.federates and drops(job) and job.train.dropout_mask == "hidden":
                     view.say("it draws its own dropout masks, so weights differ")
                 result |= _compare(job, job_path, data, weights)
         if output is Format.json:

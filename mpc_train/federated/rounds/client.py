@@ -2,16 +2,18 @@
 
 It connects through the coordinator as a client of a service does (`parties.nodes.client`), compares
 the contract with the job that its own rules allowed, and shakes hands with each evaluator. An
-update leaves it as summands, one for each evaluator, of which one alone says nothing. Whatever it
-misses, it catches up on: the evaluators keep the masked sums of all rounds.
+update leaves it under a mask, of which each evaluator has told it a share. Whatever it misses, it
+catches up on: the evaluators keep the masked sums of all rounds.
 """
 
 from __future__ import annotations
 
 import logging
+import os
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -23,12 +25,14 @@ from mpc_train.federated.rounds import messages
 from mpc_train.federated.rounds.messages import FETCH, PIECE_BYTES, PLACE, ROUND, State
 from mpc_train.federated.rounds.told import Told, mean_of
 from mpc_train.federated.rules import Global
+from mpc_train.federated.sizes import has_secret_weights
 from parties.errors import PartiesError
 from parties.nodes.client import Client, Line, may_pass
 from protocols.errors import ProtocolError
 
 if TYPE_CHECKING:
     from mpc_train.federated.local import Owner, Update
+    from mpc_train.federated.rounds.begun import Begun
     from mpc_train.jobs.job import Job
     from parties.agreement.contract import Contract, Roles
     from parties.audit.entries import Kind, Value
@@ -54,7 +58,8 @@ class Waiting:
 class RoundsClient:
     """An owner's part in all rounds of a job.
 
-    on_round: called after each round that was opened.
+    on_round: called after each round that was opened. begun: whether the run counts already against
+    this owner's budgets.
     """
 
     def __init__(
@@ -65,12 +70,15 @@ class RoundsClient:
         owner: Owner,
         waiting: Waiting,
         on_round: Callable[[Told], None],
+        begun: Begun,
     ) -> None:
         self._client, self._job, self._me, self._owner = client, job, me, owner
-        self._waiting, self._on_round = waiting, on_round
-        self._secret = job.federated.sizes == "secret"
+        self._waiting, self._on_round, self._begun = waiting, on_round, begun
+        self._secret = has_secret_weights(job)
         self._words = owner.limits.size + (1 if self._secret else 0)
         self.model = Global(owner.initial())
+        self._run = b""
+        """The run to which the model belongs, empty before its first round."""
         self._update: tuple[int, Update] | None = None
         """Of the round that comes next, with its number; what is split anew each time it is
         sent."""
@@ -82,7 +90,8 @@ class RoundsClient:
         """Take part until all rounds are over; the last global model.
 
         Raises PeerTimeoutError if the evaluators are away for too long, DataError for an update
-        that is not finite, and what keeps a client from connecting.
+        that is not finite, RefusedError if the run is beyond a budget, and what keeps a client from
+        connecting.
         """
         lost_since = time.monotonic()
         while True:
@@ -90,6 +99,10 @@ class RoundsClient:
                 line = self._client.line(self._waiting.patience_s)
                 state = self._state(line)
                 lost_since = time.monotonic()
+                if self.model.round and state.run != self._run:
+                    log.info("the evaluators have begun anew")
+                    self.model, self._update = Global(self._owner.initial()), None
+                self._run = state.run
                 while self.model.round < state.opened:
                     self._catch_up(line, self.model.round + 1)
                 if self.model.round >= self._job.federated.rounds:
@@ -98,6 +111,7 @@ class RoundsClient:
                     line.sid,
                     state.gathering,
                 ):
+                    self._begun.enter(line.sid, state.run)
                     self._take_part(line, state.gathering)
                     continue
             except QueryError as error:
@@ -115,29 +129,32 @@ class RoundsClient:
             self._update = number, self._owner.train(self.model.weights, number)
         update = self._update[1]
         words = np.append(update.words, update.rows) if self._secret else update.words
-        first, *others = line.contract.roles.evaluators
-        roots: list[bytes] = []
-        question = [0]
+        evaluators = line.contract.roles.evaluators
+        question, update_name = [0], os.urandom(messages.UPDATE_BYTES)
 
         def parts(asked: int) -> dict[str, bytes]:
-            label = messages.ROOT_LABEL.format(asked)
             question[0] = asked
-            roots[:] = [line.export(name, label) for name in others]
-            said = messages.BEGIN + ROUND.pack(number)
-            return dict.fromkeys((first, *others), said)
+            return dict.fromkeys(evaluators, messages.BEGIN + ROUND.pack(number) + update_name)
 
-        for name, data in self._client.ask(line, parts, messages.is_refusal, ANSWER_S).items():
-            messages.answered(name, data)
-        left = messages.first_summand(words, roots).astype("<i8", copy=False).view(np.uint8)
+        answers = self._client.ask(line, parts, messages.is_refusal, ANSWER_S)
+        told = {name: messages.answered(name, data) for name, data in answers.items()}
+        if len(told) != len(evaluators):
+            raise QueryError("not every evaluator has answered", "late")
+        roots = [messages.root_from(name, told[name]) for name in evaluators]
 
-        def send(offset: int) -> None:
-            piece = left[offset : offset + PIECE_BYTES].tobytes()
+        def send(offset: int, piece: bytes) -> None:
             head = messages.PIECE + PLACE.pack(question[0], offset)
-            self._ask(line, first, head + piece, len(piece))
+            self._ask(line, evaluators[0], head + piece, len(piece))
 
         with ThreadPoolExecutor(PIECES_AT_ONCE) as pool:
-            list(pool.map(send, range(0, len(left), PIECE_BYTES)))
-        self.sent_bytes += len(left)
+            under_way: deque[Future[None]] = deque()
+            for place, piece in enumerate(messages.masked(words, roots)):
+                under_way.append(pool.submit(send, place * PIECE_BYTES, piece))
+                if len(under_way) > PIECES_AT_ONCE:
+                    under_way.popleft().result()
+            for one in under_way:
+                one.result()
+        self.sent_bytes += 8 * words.size
         self._sent = line.sid, number
 
     def _catch_up(self, line: Line, number: int) -> None:
@@ -211,6 +228,7 @@ def rounds_client(
     note: Callable[[Kind, Mapping[str, Value]], None],
     on_event: Callable[[str, Mapping[str, Any]], None],
     on_round: Callable[[Told], None],
+    begun: Begun,
 ) -> Iterator[RoundsClient]:
     """Inside this context an owner is connected to the evaluators of its job, or tries to be.
 
@@ -228,4 +246,4 @@ def rounds_client(
 
     with Client(vault, roster, settings, check, note, on_event) as client:
         me = vault.card.name
-        yield RoundsClient(client, job, me, owner, waiting, on_round)
+        yield RoundsClient(client, job, me, owner, waiting, on_round, begun)

@@ -17,7 +17,15 @@ import numpy as np
 
 from mpc_train.errors import ArtifactError
 from mpc_train.federated.rounds import messages
-from mpc_train.federated.rounds.messages import FETCH, PIECE_BYTES, PLACE, ROUND, Arrived, State
+from mpc_train.federated.rounds.messages import (
+    FETCH,
+    PIECE_BYTES,
+    PLACE,
+    ROUND,
+    UPDATE_BYTES,
+    Arrived,
+    State,
+)
 from protocols.errors import InterruptedRunError
 
 if TYPE_CHECKING:
@@ -33,11 +41,12 @@ MAX_PIECES = 1 << 20
 
 @dataclass(repr=False)
 class _Incoming:
-    """The update of one owner. root: of the stream from which this evaluator draws its summand;
-    None at the first one, which is sent its own."""
+    """The update of one owner. visit, number: of the question with which it began. octets: the
+    masked words, at the first evaluator, to which they are sent."""
 
     arrived: Arrived
-    root: bytes | None
+    visit: bytes
+    number: int
     octets: np.ndarray | None = None
     pieces: set[int] = field(default_factory=set)
 
@@ -48,12 +57,21 @@ class _Incoming:
 class Desk:
     """A context manager, inside which owners are answered.
 
-    words: of an update. owners: who may send one. kept: the rounds that were opened.
+    words: of an update. owners: who may send one. kept: the rounds that were opened. root: of this
+    evaluator's share of the mask of an update, which its owner is told.
     """
 
     def __init__(
-        self, visitors: Visitors, words: int, owners: Collection[str], kept: Kept, *, leads: bool
+        self,
+        visitors: Visitors,
+        words: int,
+        owners: Collection[str],
+        kept: Kept,
+        root: Callable[[Arrived], bytes],
+        *,
+        leads: bool,
     ) -> None:
+        self._root = root
         self._visitors, self._words, self._owners = visitors, words, frozenset(owners)
         self._kept, self._leads = kept, leads
         self._changed = threading.Condition()
@@ -98,7 +116,7 @@ class Desk:
                 raise self.fault
 
     def holds(self, arrived: Sequence[Arrived]) -> tuple[bool, ...]:
-        """Which of these updates this evaluator has its summand of."""
+        """Of which of these updates this evaluator has told the root of a mask."""
         with self._changed:
             self._gathering = 0
             found = []
@@ -107,14 +125,12 @@ class Desk:
                 found.append(mine is not None and mine.arrived == one and mine.is_whole())
             return tuple(found)
 
-    def take(self, arrived: Arrived) -> Words:
-        """This evaluator's summand of an update that it holds, once: int64[words]."""
+    def take(self, arrived: Arrived) -> Words | None:
+        """The masked words of an update that is there, once: int64[words] at the first evaluator,
+        None at every other one, which the first tells them."""
         with self._changed:
             one = self._incoming.pop(arrived.owner)
-        if one.root is not None:
-            return messages.drawn(one.root, self._words)
-        assert one.octets is not None
-        return one.octets.view(np.int64)
+        return None if one.octets is None else one.octets.view(np.int64)
 
     def end(self, owners: Collection[str], number: int, patience_s: float) -> None:
         """All rounds are over: wait until these owners have fetched the last one, or have left."""
@@ -150,9 +166,11 @@ class Desk:
             return messages.refusal("malformed")
         if kind == messages.STATE and not data:
             with self._changed:
-                return messages.answer(messages.encoded(State(self._kept.opened, self._gathering)))
-        if kind == messages.BEGIN and len(data) == ROUND.size:
-            return self._begin(heard, *ROUND.unpack(data))
+                state = State(self._kept.opened, self._gathering, self._kept.run)
+                return messages.answer(messages.encoded(state))
+        if kind == messages.BEGIN and len(data) == ROUND.size + UPDATE_BYTES:
+            (number,) = ROUND.unpack(data[: ROUND.size])
+            return self._begin(heard, number, bytes(data[ROUND.size :]))
         if kind == messages.PIECE and self._leads and len(data) > PLACE.size:
             number, offset = PLACE.unpack(data[: PLACE.size])
             return self._piece(heard, number, offset, data[PLACE.size :])
@@ -167,25 +185,21 @@ class Desk:
             return self._get(heard.client, *FETCH.unpack(data))
         return messages.refusal("malformed")
 
-    def _begin(self, heard: Heard, number: int) -> bytes:
-        arrived = Arrived(heard.client, heard.visit, heard.number)
+    def _begin(self, heard: Heard, number: int, update: bytes) -> bytes:
+        arrived = Arrived(heard.client, update)
         with self._changed:
             # The others than the first learn later which round it is, and need not know it now.
             if self._leads and number != self._gathering:
                 return messages.refusal("late")
-            if self._leads:
-                octets = np.empty(8 * self._words, np.uint8)
-                self._incoming[heard.client] = _Incoming(arrived, None, octets)
-            else:
-                root = heard.keys.export(messages.ROOT_LABEL.format(heard.number))
-                self._incoming[heard.client] = _Incoming(arrived, root)
+            octets = np.empty(8 * self._words, np.uint8) if self._leads else None
+            self._incoming[heard.client] = _Incoming(arrived, heard.visit, heard.number, octets)
             self._changed.notify_all()
-        return messages.answer(b"")
+        return messages.answer(self._root(arrived))
 
     def _piece(self, heard: Heard, number: int, offset: int, data: memoryview) -> bytes:
         with self._changed:
             one = self._incoming.get(heard.client)
-            if one is None or (one.arrived.visit, one.arrived.number) != (heard.visit, number):
+            if one is None or (one.visit, one.number) != (heard.visit, number):
                 return messages.refusal("unknown")
             if not self._gathering:
                 return messages.refusal("late")

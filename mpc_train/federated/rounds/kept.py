@@ -58,6 +58,11 @@ class Kept:
         self._cache: dict[int, tuple[Record, bytes]] = {}
         self.opened = 0
 
+    @property
+    def run(self) -> bytes:
+        """The session that opened the first round; empty before that."""
+        return parts_of(self._tokens[1])[2] if self.opened else b""
+
     def resume(self, token: bytes) -> None:
         """Go on after the round of this token; what was stored beyond it was not opened. Raises
         ArtifactError if a round before it is missing here."""

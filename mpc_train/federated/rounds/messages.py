@@ -3,10 +3,10 @@ another.
 
 question   an owner → evaluators: one octet and what follows
     s  what is going on?                                → first evaluator
-    b  an update begins: round (32 bits)                → all; the others than the first draw their
-       summands from a stream in common with the owner, named by the number of this question
-    p  a piece of the first evaluator's summand: number of that question (64 bits), offset (64
-       bits), bytes                                            → first evaluator
+    b  an update begins: round (32 bits), a name (128 bits) that the owner has drawn for this update
+       → all; each answers with the root of its share of a mask, which it and the dealer know
+    p  a piece of the masked update: number of that question (64 bits), offset (64 bits), bytes
+                                                               → first evaluator
     k  the key of a round's sum: round (32 bits)        → all
     g  a piece of a round's masked sum: round (32 bits), offset (64 bits)   → first evaluator
 answer     0, then what was asked; or 1 and a word of REFUSALS
@@ -16,7 +16,7 @@ closed     first evaluator → the others: whose updates are there; and back, wh
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from struct import Struct
 from typing import Annotated
 
@@ -25,15 +25,16 @@ from msgspec import Meta
 
 from mpc_train.base.packed import decoded
 from mpc_train.errors import QueryError
-from parties.agreement.visitors import MAX_NUMBER
 from protocols.arrays import Words
 from protocols.channel import Buffer
 from protocols.errors import FrameError
 from protocols.names import MAX_NAME_BYTES, MAX_ROLE_NAMES
 from protocols.roles.streams import KEY_BYTES, Stream
 
-ROOT_LABEL = "mpc-train federated update root v1, question {}"
-"""Of the stream that an owner has in common with each evaluator but the first."""
+MASK_LABEL = "mpc-train federated mask root v1, {} {}"
+"""Of an evaluator's share of the mask of an update, by owner and by the name of the update. The
+owner alone chooses that name, so that nobody can make it use a mask twice."""
+UPDATE_BYTES = 16
 PIECE_BYTES = 1 << 20
 PIECE_WORDS = PIECE_BYTES // 8
 """A stream gives the same words in pieces of this size as in one."""
@@ -53,22 +54,20 @@ PLACE = Struct(">QQ")
 FETCH = Struct(">IQ")
 
 Name = Annotated[str, Meta(max_length=MAX_NAME_BYTES)]
-Number = Annotated[int, Meta(ge=1, lt=MAX_NUMBER)]
 Count = Annotated[int, Meta(ge=0, lt=1 << 40)]
 
 
 class Arrived(msgspec.Struct, frozen=True, array_like=True):
-    """An update that is there. visit, number: as of `agreement.visitors.Heard`."""
+    """An update that is there. update: its name, which its owner has drawn."""
 
     owner: Name
-    visit: Annotated[bytes, Meta(max_length=16)]
-    number: Number
+    update: Annotated[bytes, Meta(min_length=UPDATE_BYTES, max_length=UPDATE_BYTES)]
 
 
 class Record(msgspec.Struct, frozen=True, array_like=True):
     """What is public of a round. counted: the owners whose updates are in the sum. left_out: those
-    that took part, and whose updates were too large. rows: Σ rows of those that count, 0 where
-    sizes are secret."""
+    that took part, and whose updates were too large. rows: how often those that count do
+    together: Σ rows, or with equal weights their number; 0 where it is secret."""
 
     round: Annotated[int, Meta(ge=1)]
     counted: Annotated[tuple[Name, ...], Meta(max_length=MAX_ROLE_NAMES)]
@@ -78,10 +77,12 @@ class Record(msgspec.Struct, frozen=True, array_like=True):
 
 class State(msgspec.Struct, frozen=True, array_like=True):
     """opened: the last round whose model the owners may have. gathering: the round for which
-    updates are awaited, 0 for none now."""
+    updates are awaited, 0 for none now. run: the session that opened the first round, by which a
+    run is told from another of the same job; empty before that."""
 
     opened: Annotated[int, Meta(ge=0)]
     gathering: Annotated[int, Meta(ge=0)]
+    run: Annotated[bytes, Meta(max_length=32)]
 
 
 Closed = Annotated[tuple[Arrived, ...], Meta(max_length=MAX_ROLE_NAMES)]
@@ -122,16 +123,27 @@ def drawn(root: bytes, count: int) -> Words:
     return stream.words(count)
 
 
-def first_summand(words: Words, roots: Sequence[bytes]) -> Words:
-    """At an owner: what is left for the first evaluator. roots: of its streams with the others."""
-    left = words.copy()
-    for root in roots:
-        stream = Stream(root)
+def mask_label(arrived: Arrived) -> str:
+    return MASK_LABEL.format(arrived.owner, arrived.update.hex())
+
+
+def masked(words: Words, roots: Sequence[bytes]) -> Iterator[bytes]:
+    """At an owner: its words under the mask of these roots, in pieces of PIECE_BYTES."""
+    streams = [Stream(root) for root in roots]
+    for stream in streams:
         stream.begin_step(0)
-        for start in range(0, words.size, PIECE_WORDS):  # pieces that stay in the cache
-            part = left[start : start + PIECE_WORDS]
-            part -= stream.words(part.size)
-    return left
+    for start in range(0, words.size, PIECE_WORDS):
+        piece = words[start : start + PIECE_WORDS].copy()
+        for stream in streams:
+            piece += stream.words(piece.size)
+        yield piece.astype("<i8", copy=False).tobytes()
+
+
+def root_from(peer: str, data: memoryview) -> bytes:
+    """What an evaluator answers when an update begins. Raises QueryError."""
+    if len(data) != KEY_BYTES:
+        raise QueryError(f"{peer} sent a malformed root of a mask")
+    return bytes(data)
 
 
 def answer(data: bytes | memoryview) -> bytes:

@@ -4,9 +4,9 @@
    evaluator closes the round when all are there or the deadline has passed, and says who takes
    part.
 2. All add up the updates over shares, and disclose for each owner whether its update is within the
-   limit (`adding`). Noise is added, if the job asks for it.
+   limit (`adding`). With `[privacy]` every node adds noise of its own to the sum.
 3. The sum passes the reveal gate, to the owners. Every evaluator but the first puts a pad over its
-   share and sends it to the first, which adds everything up: it holds the sum under pads that it
+   summand and sends it to the first, which adds everything up: it holds the sum under pads that it
    does not know, and each other evaluator holds the key of its own.
 4. All store the round. When all have, it counts as opened: owners that run a node are sent the
    masked sum and the keys, the others fetch them. A sum that was not stored everywhere was seen by
@@ -32,7 +32,7 @@ from mpc_train.admission.load import job_from_bytes
 from mpc_train.checkpoints.keeper import place_of
 from mpc_train.errors import DataError, JobError, OwnersError
 from mpc_train.evaluation.learnt import Found
-from mpc_train.federated.adding import Enter, add_up, entered, groups
+from mpc_train.federated.adding import Enter, add_up, groups
 from mpc_train.federated.limits import Limits
 from mpc_train.federated.rounds import messages
 from mpc_train.federated.rounds.desk import Desk
@@ -41,9 +41,9 @@ from mpc_train.federated.rounds.messages import Arrived, Record, drawn
 from mpc_train.federated.rounds.result import write_model
 from mpc_train.federated.rounds.told import Told, mean_of
 from mpc_train.federated.rules import Global
-from mpc_train.federated.sizes import limits_of
+from mpc_train.federated.sizes import has_secret_weights, limits_of, variance_of, weights_of
 from mpc_train.jobs.audience import GLOBAL, WITHIN
-from mpc_train.jobs.schedule import round_steps, training_sizes
+from mpc_train.jobs.schedule import round_steps
 from mpc_train.results.outcome import Opening, check, outcome_of, read_outcome
 from mpc_train.run.history import table_mark
 from mpc_train.run.memory import peak_rss_mb
@@ -57,9 +57,9 @@ from protocols.roles.evaluator import Evaluator
 from protocols.roles.frames import check_label, receive_all, send_all
 from protocols.roles.role import Role
 from protocols.roles.streams import KEY_BYTES, Stream
-from protocols.shares.inputs import from_dealer
-from protocols.shares.masked import Masked, concatenate
-from protocols.shares.reveal import Output, RevealGate, SealedHalf
+from protocols.shares.inputs import from_dealer, from_evaluator, from_visitor
+from protocols.shares.masked import Masked
+from protocols.shares.reveal import Output, RevealGate
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -113,7 +113,8 @@ class FederatedProgram:
     def prepare(self, body: bytes, roles: Roles) -> bytes:
         """Check the job and make this owner's module; the digest of the public constants.
 
-        Raises JobError, ModelError and DataError, before anything is signed.
+        Raises JobError, ModelError, DataError and, without the library of `[privacy]`, ConfigError,
+        before anything is signed.
         """
         job = job_from_bytes(body)
         if not job.federates:
@@ -127,6 +128,7 @@ class FederatedProgram:
         self._job = job
         digest = hashlib.sha256(constants_digest(job.fraction_bits) + job.plain.initial.encode())
         digest.update(limits_of(job).fraction_bits.to_bytes(4, "big", signed=True))
+        digest.update(f"noise {variance_of(job)}".encode())
         return digest.digest()
 
     def checkpoints(self) -> tuple[bytes, ...]:
@@ -210,7 +212,7 @@ class Rounds:
         self._first, self._dealer = self._names[0], session.roles.dealer
         self._leads = session.me == self._first
         self._limits = limits_of(job)
-        self._secret = job.federated.sizes == "secret"
+        self._secret, self._variance = has_secret_weights(job), variance_of(job)
         self._words = self._limits.size + (1 if self._secret else 0)
         self._here = tuple(name for name in job.owners if name in job.nodes)
         self._kept = Kept(shelf or Memory(), session.sid)
@@ -230,6 +232,7 @@ class Rounds:
                         self._words,
                         self._job.visitors,
                         self._kept,
+                        lambda arrived: self._mask_root(self._dealer, arrived),
                         leads=self._leads,
                     )
                 )
@@ -241,7 +244,7 @@ class Rounds:
                 self.seconds += time.monotonic() - began
             self._end(record)
         if self._owner is not None and self._global is not None:
-            self.model = write_model(self._session.run_dir, self._owner, self._global)
+            self.model = write_model(self._session.run_dir, self._owner, self._global, self._job)
 
     def _resume(self) -> None:
         """Go on after the rounds that an earlier session has opened."""
@@ -302,10 +305,10 @@ class Rounds:
         words = None if update is None else self._with_rows(update.words, update.rows)
         role = self._role(number)
         role.begin_step(0)
-        record, half = self._summed(role, number, owners, chosen, words)
+        record, summand = self._summed(role, number, owners, chosen, words)
         role.close()
         self.exchanges += role.rounds
-        content = self._padded(half) if record.counted else b""
+        content = self._padded(summand)
         self._store(record, content)
         self._hand_over(number, record, update)
         session.progress(
@@ -329,6 +332,11 @@ class Rounds:
             dealer=self._dealer,
             stream=Stream(session.export(self._dealer, label)),
         )
+
+    def _mask_root(self, peer: str, arrived: Arrived) -> bytes:
+        """Of an evaluator's share of the mask of this update; peer: that evaluator, or the
+        dealer."""
+        return self._session.export(peer, messages.mask_label(arrived))
 
     def _choose(self, deadline: float) -> dict[str, Arrived]:
         """The updates of owners that run no node which all evaluators have, as the first one
@@ -381,7 +389,7 @@ class Rounds:
         owners: tuple[str, ...],
         chosen: dict[str, Arrived],
         words: Words | None,
-    ) -> tuple[Record, SealedHalf | None]:
+    ) -> tuple[Record, Words | None]:
         job, per = self._job, round_steps(self._job)
         base = (number - 1) * per
         outputs = {Output(WITHIN, base + place + 1) for place in range(per)}
@@ -402,15 +410,15 @@ class Rounds:
             enters = [partial(update, place) for place in range(len(owners))]
             rows = [partial(count, place) for place in range(len(owners))]
         else:
-            enters, sizes = list(whole), training_sizes(job)
-            rows = [sizes[name] for name in owners]
+            enters, weights = list(whole), weights_of(job)
+            rows = [weights[name] for name in owners]
         group = iter(range(1, per + 1))
 
         def decide(start: int, bits: Masked) -> tuple[bool, ...]:
             return gate.decide_each(WITHIN, base + next(group), bits)
 
         most = max(job.data.rows.values())
-        found = add_up(role, self._limits, enters, rows, decide, most)
+        found = add_up(role, self._limits, enters, rows, decide, most, self._variance)
         counted = tuple(name for name, good in zip(owners, found.within, strict=True) if good)
         left_out = tuple(name for name, good in zip(owners, found.within, strict=True) if not good)
         if len(counted) < job.federated.least_owners:
@@ -420,12 +428,8 @@ class Rounds:
                 "Nothing of this round was opened"
             )
         assert found.total is not None
-        total = found.total
-        if isinstance(found.rows, Masked):
-            total = concatenate([total, found.rows])
-        half = gate.for_recipients(GLOBAL, number * per, total)
-        public = 0 if isinstance(found.rows, Masked) else found.rows
-        return Record(number, counted, left_out, public), half
+        summand = gate.summand_for_recipients(GLOBAL, number * per, found.total)
+        return Record(number, counted, left_out, found.rows), summand
 
     def _entered(
         self, role: Role, owner: str, arrived: Arrived | None, words: Words | None
@@ -435,24 +439,29 @@ class Rounds:
         if owner == self._dealer:
             return from_dealer(role, shape, words if mine == owner else None)
         if owner in self._names:
-            return entered(role, shape, words if mine == owner else None)
+            place = self._names.index(owner)
+            return from_evaluator(role, place, shape, words if mine == owner else None)
         assert arrived is not None
-        part = None if self._desk is None or role.is_dealer else self._desk.take(arrived)
-        return entered(role, shape, part)
+        if role.is_dealer:
+            roots = [self._mask_root(name, arrived) for name in self._names]
+            return from_visitor(role, shape, roots, None)
+        assert self._desk is not None
+        delta = self._desk.take(arrived)
+        return from_visitor(role, shape, [self._mask_root(self._dealer, arrived)], delta)
 
-    def _padded(self, half: SealedHalf | None) -> bytes:
+    def _padded(self, summand: Words | None) -> bytes:
         """What this evaluator keeps of the sum: the first one the sum under pads, every other one
         the key of its pad."""
-        if half is None:
+        if summand is None:
             return b""
         if self._leads:
-            left = half.delta - half.lam
             for name in self._names[1:]:
-                left -= receive_all(self._net, name, messages.PADDED, left.nbytes).view(np.int64)
-            return left.tobytes()
+                hidden = receive_all(self._net, name, messages.PADDED, summand.nbytes)
+                summand += hidden.view(np.int64)
+            return summand.tobytes()
         pad = os.urandom(KEY_BYTES)
-        hidden = half.lam + drawn(pad, half.lam.size)
-        send_all(self._net, self._first, messages.PADDED, hidden.view(np.uint8))
+        summand -= drawn(pad, summand.size)
+        send_all(self._net, self._first, messages.PADDED, summand.view(np.uint8))
         return pad
 
     def _store(self, record: Record, content: bytes) -> None:

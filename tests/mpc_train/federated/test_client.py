@@ -35,7 +35,8 @@ def test_another_job_than_the_one_that_was_checked_is_refused(
     vault, given = SimpleNamespace(card=SimpleNamespace(name="cas")), cast(Any, None)
     roles = roles_of(job)
     with module.rounds_client(
-        cast(Any, vault), given, given, job, roles, cast(Any, owner), given, given, given, given
+        *(cast(Any, vault), given, given, job, roles, cast(Any, owner), given, given, given),
+        *(given, given),
     ):
         pass
     (check,) = checks

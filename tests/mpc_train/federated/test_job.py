@@ -16,7 +16,7 @@ from mpc_train.federated.local import Owner
 from mpc_train.jobs.job import Job
 from mpc_train.jobs.outputs import words_of
 from mpc_train.results.report import beware, describe
-from tests.support.federated import federated_job, job_text, tables_of
+from tests.support.federated import PRIVACY, federated_job, job_text, tables_of
 
 
 def test_a_job_is_carried_and_described(tmp_path: Path) -> None:
@@ -47,7 +47,20 @@ def test_a_job_is_carried_and_described(tmp_path: Path) -> None:
         (
             "[train]",
             "[privacy]\nepsilon = 1\ndelta = 1e-5\nneighbours = 'zeroed'\n[train]",
-            "privacy: nothing is added",
+            'privacy.unit: write "owner": after local steps nothing bounds what one row changes',
+        ),
+        ("[train]", f"{PRIVACY}clip = 1\n[train]", "privacy.clip: train.federated.clip is"),
+        ("[train]", f"{PRIVACY}most_rows = 9\n[train]", "privacy.most_rows: an owner has all"),
+        ("[train]", PRIVACY.replace("8", "21") + "[train]", "privacy.epsilon: between"),
+        (
+            '[train]\nmode = "federated"\nseed = 3\n[train.federated]',
+            PRIVACY + '[train]\nmode = "federated"\n[train.federated]\nsizes = "secret"',
+            "train.federated.sizes: with .privacy.: sizes owners see how many rows a round has",
+        ),
+        (
+            "[train]",
+            PRIVACY.replace("0.00001", "1e-12").replace("8", "20") + "[train]",
+            "privacy.delta: too small for this ε and so many",
         ),
         ("[train]", "[fixed_point]\nfraction_bits = 22\n[train]", "fixed_point: the scale"),
         ('module = "federated_net:network"', 'module = "federated_net:none"', "model.module"),

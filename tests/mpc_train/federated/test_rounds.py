@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
@@ -212,12 +211,12 @@ def test_a_missing_round_is_named(tmp_path: Path) -> None:
 def test_an_update_that_begins_before_another_evaluator_is_there_counts() -> None:
     """An evaluator that is later than the first must not forget what it has heard meanwhile."""
     kept = Kept(Memory(), bytes(32))
-    desk = Desk(cast(Any, None), 4, ("cas",), kept, leads=False)
-    keys = SimpleNamespace(export=lambda label: bytes(32))
-    said = memoryview(messages.BEGIN + messages.ROUND.pack(1))
-    heard = Heard("cas", bytes(16), 7, said, 0.0, cast(Any, keys))
-    assert desk._answer(heard) == messages.answer(b"")
+    desk = Desk(cast(Any, None), 4, ("cas",), kept, lambda one: 2 * one.update, leads=False)
+    name = bytes(range(16))
+    said = memoryview(messages.BEGIN + messages.ROUND.pack(1) + name)
+    heard = Heard("cas", bytes(16), 7, said, 0.0, cast(Any, None))
+    assert desk._answer(heard) == messages.answer(2 * name)
     desk.open_round(1)
-    arrived = Arrived("cas", bytes(16), 7)
-    assert desk.holds([arrived, Arrived("cas", bytes(16), 8)]) == (True, False)
-    assert np.array_equal(desk.take(arrived), messages.drawn(bytes(32), 4))
+    arrived = Arrived("cas", name)
+    assert desk.holds([arrived, Arrived("cas", bytes(16))]) == (True, False)
+    assert desk.take(arrived) is None

@@ -186,8 +186,9 @@ class Evaluator:
         self.visitors = visitors
         self.node: Any = _Node.__new__(_Node)
         self.node._visitors, self.node._members = visitors, self.members
-        self.node._settings = SimpleNamespace(coordinator="desk")
-        self.node._rotations = SimpleNamespace(take=self.rotations.append)
+        settings: Any = SimpleNamespace(coordinator="desk")
+        rotations: Any = SimpleNamespace(take=self.rotations.append)
+        self.node._settings, self.node._rotations = settings, rotations
 
     def take(self, name: str, chain: tuple[str, ...]) -> None:
         self.node._take(control.Rotated(name, chain))

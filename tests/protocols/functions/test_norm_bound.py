@@ -97,12 +97,16 @@ def test_a_bound_that_could_wrap_is_refused() -> None:
 
 def test_sums_go_where_public_places_say() -> None:
     words, rng = np.array([5, -7, 1 << 62, -(1 << 63)]), np.random.default_rng(3)
-    places = rng.integers(0, 1 << 16, 4, np.uint16)
-    out, expected = np.zeros(8, np.int64), [0] * 8
-    kernels.scattered(words, places, 7, out)
+    places = rng.integers(-(1 << 63), 1 << 63, 4)
+    out = np.zeros((5, 8), np.int64)
+    expected: list[list[int]] = [[0] * 8 for _ in range(5)]
+    kernels.scattered(words, places, 3, out)
     for word, place in zip(words.tolist(), places.tolist(), strict=True):
-        expected[place & 7] += -word if place >> 15 else word
-    assert [(int(a) - b) % (1 << 64) for a, b in zip(out, expected, strict=True)] == [0] * 8
+        for row in range(5):
+            part = place >> 4 * row
+            expected[row][part & 7] += -word if part & 8 else word
+    for found, right in zip(out.tolist(), expected, strict=True):
+        assert [(a - b) % (1 << 64) for a, b in zip(found, right, strict=True)] == [0] * 8
 
 
 def test_the_places_are_drawn_after_the_vectors_and_anew() -> None:

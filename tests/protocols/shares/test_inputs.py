@@ -14,6 +14,7 @@ from protocols.shares.inputs import (
     from_dealer,
     from_evaluator,
     from_outside,
+    from_visitor,
     send_outside,
 )
 from protocols.shares.masked import Masked
@@ -44,6 +45,12 @@ def test_from_the_dealer(evaluators: int) -> None:
     for (_, receiver), frames in net.transcript.items():
         if receiver == "dealer":
             assert all(not payload for _, payload in frames), "the dealer receives no data"
+
+
+def drawn(root: bytes, count: int) -> np.ndarray:
+    stream = Stream(root)
+    stream.begin_step(0)
+    return stream.words(count)
 
 
 def outside_streams(evaluators: int) -> list[Stream]:
@@ -87,6 +94,33 @@ def test_from_outside(evaluators: int) -> None:
     np.testing.assert_array_equal(out, -X * X)
     sent = [len(p) for (s, _), frames in net.transcript.items() if s == "olga" for _, p in frames]
     assert sent == [X.nbytes, X.nbytes]
+
+
+def visitor_program(words: np.ndarray, evaluators: int, seed: int = 1) -> Any:
+    """Whoever is told all roots sends its words under the mask to the first evaluator."""
+    roots = [insecure_root(seed, 200 + i) for i in range(evaluators)]
+    with np.errstate(over="ignore"):
+        masked = words.reshape(-1) + sum(drawn(root, words.size) for root in roots)
+
+    def program(role: Role) -> Masked:
+        mine = roots if role.index is None else [roots[role.index]]
+        return from_visitor(role, words.shape, mine, masked if role.is_first else None)
+
+    return program
+
+
+@pytest.mark.parametrize("evaluators", [2, 3, 5])
+def test_from_a_visitor(evaluators: int) -> None:
+    net = LockstepLoopback()
+    program = visitor_program(X, evaluators)
+    results = run_lockstep(lambda role: shares_of(program(role)), evaluators, net=net)
+    np.testing.assert_array_equal(combine_masked(results), X)
+    sent = {
+        (sender, receiver): [len(payload) for _, payload in frames if payload]
+        for (sender, receiver), frames in net.transcript.items()
+    }
+    others = {("p0", f"p{i}"): [X.nbytes] for i in range(1, evaluators)}
+    assert {ends: sizes for ends, sizes in sent.items() if sizes} == others
 
 
 def test_outside_owner_who_sends_another_shape() -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from protocols.errors import RevealError
 from protocols.roles.role import Role
+from protocols.shares.arithmetic import multiply
 from protocols.shares.masked import public
 from protocols.shares.reveal import Output, RevealGate
 from tests.support.lockstep import LockstepLoopback, run_lockstep
@@ -38,6 +39,37 @@ def test_outputs(evaluators: int) -> None:
     assert "5" not in repr(halves[0])
 
 
+@pytest.mark.parametrize("evaluators", [2, 3, 5])
+@pytest.mark.parametrize("product", [False, True])
+def test_summands_are_fresh(evaluators: int, product: bool) -> None:
+    """With a summand of the dealer and without; none is what that evaluator held before."""
+    net = LockstepLoopback()
+
+    def program(role: Role) -> Any:
+        x = secret(role, X, 1)
+        z = multiply(x, x) if product else x.shares()
+        before = None if role.is_dealer else z.part.get()
+        gate = RevealGate(AGREED)
+        found = gate.summand_for_recipients("weight", 3, z)
+        assert gate.passed == (Output("weight", 3),)
+        return before, found
+
+    *evaluated, dealer = run_lockstep(program, evaluators, net=net)
+    assert dealer == (None, None)
+    with np.errstate(over="ignore"):
+        total = sum(found for _, found in evaluated)
+        np.testing.assert_array_equal(total, X * X if product else X)
+    assert all(not (before == found).any() for before, found in evaluated)
+    corrections = [
+        len(payload)
+        for (sender, _), frames in net.transcript.items()
+        if sender == "dealer"
+        for _, payload in frames
+        if payload
+    ]
+    assert corrections == [X.nbytes]
+
+
 def test_a_public_value_may_pass() -> None:
     def program(role: Role) -> Any:
         return RevealGate(AGREED).to_everybody("accuracy", 3, public(role, X))
@@ -49,6 +81,7 @@ REFUSED: dict[str, Callable[[RevealGate, Any], Any]] = {
     "not listed": lambda gate, x: gate.to_everybody("loss", 3, x),
     "another step": lambda gate, x: gate.to_everybody("accuracy", 2, x),
     "not listed for recipients": lambda gate, x: gate.for_recipients("bias", 3, x),
+    "not listed as summands": lambda gate, x: gate.summand_for_recipients("bias", 3, x.shares()),
     "another step for recipients": lambda gate, x: gate.for_recipients("weight", 4, x),
 }
 
