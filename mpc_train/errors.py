@@ -3,6 +3,7 @@
     TrainError
     ├── JobError        a job file is wrong: names file, line, key and what to write
     ├── ConfigError     a node's own file is wrong
+    │   └── PortTakenError  an address to listen on is in use
     ├── DataError       a data file is wrong: names file, line and column, never a value
     ├── LinkageError    owners' records do not meet as the job asks: too few, or in several tables
     ├── OwnersError     too few owners of a federated round have sent an update
@@ -50,6 +51,12 @@ class ConfigError(TrainError):
     """A node's configuration file is malformed or names things that do not exist."""
 
     code = "config"
+
+
+class PortTakenError(ConfigError):
+    """An address to listen on is taken by another process."""
+
+    code = "port-in-use"
 
 
 class DataError(TrainError):
@@ -137,6 +144,7 @@ class NodeFailedError(TrainError):
 EXIT_STATUS: dict[str, int] = {
     "JobError": 3,
     "ConfigError": 3,
+    "PortTakenError": 7,
     "ModelError": 3,
     "ScriptError": 3,
     "ProcessError": 3,
@@ -183,6 +191,7 @@ REASONS: dict[str, str] = {
     "error says what differs",
     "roster": "it lacks a card, or has a different one; compare fingerprints",
     "revoked": "it does not accept that card any more; its own error says since when",
+    "card": "that card is malformed, or does not go on from the one that is known there",
     "expired": "that card is not valid any more; its owner makes new keys (identity rotate)",
     "script": "the script raised an error there; its own error says at which line",
     "data": "its data do not fit the job; its own error says where",

@@ -8,6 +8,7 @@
     ├── RosterError             the roster lacks, repeats or contradicts a card
     │   └── RevokedError        a card was revoked, or is an old one that was succeeded
     ├── ContractError           the proposed contract is malformed, or its signatures do not fit
+    │   └── TurnedAwayError     a service does not let this client in, now and later
     ├── ResumeError             the nodes have no checkpoint in common, and may not begin anew
     ├── PolicyError             the job breaks this node's own rules; nothing was shared
     ├── VaultError              an object of the vault is missing, damaged or not this node's
@@ -78,6 +79,15 @@ class ContractError(PartiesError):
     """A contract is malformed, or a signature under it does not fit."""
 
     code = "contract"
+
+
+class TurnedAwayError(ContractError):
+    """A service does not let this client in, and will not unless its roster or its file changes.
+    reason_code: the coordinator's generic code; empty if it does not admit the client's key."""
+
+    def __init__(self, message: str, reason_code: str = "") -> None:
+        super().__init__(message)
+        self.reason_code = reason_code
 
 
 class ResumeError(PartiesError):

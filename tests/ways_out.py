@@ -103,6 +103,7 @@ WAYS: tuple[Way, ...] = (
                 "lists that are masked, parts of the holders' key, a size"
             ),
             "mpc_train/evaluation/own.py": "shares that passed the reveal gate, to their owner",
+            "mpc_train/evaluation/telling.py": "metrics that passed the reveal gate, to every node",
         },
     ),
     Way(
@@ -192,6 +193,7 @@ WAYS: tuple[Way, ...] = (
                 "this evaluator's summand of counts, kept in memory until their release"
             ),
             "protocols/shares/computed.py: words.get": "drops what it gets",
+            "mpc_train/gateway/instances.py: row.get": "a cell of a client's own request",
         },
     ),
     Way(

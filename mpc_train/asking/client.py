@@ -16,17 +16,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mpc_train.errors import QueryError, QueryLostError, QueryRefusedError
-from mpc_train.serving import messages
-from mpc_train.serving.answer import answer_width, values
-from mpc_train.serving.forward import asked_shapes, asked_values
-from mpc_train.serving.lanes import bucket_of
-from mpc_train.serving.offered import CONNECT_S, MOST_ROWS, REFUSALS, Offered
+from mpc_train.serving.offered import CONNECT_S, MOST_ROWS, NAME_BYTES, REFUSALS, Offered
 from mpc_train.serving.service import Agreed
 from parties.errors import PartiesError
 from parties.nodes.client import Client, Line, may_pass
 from parties.nodes.node import NodeSettings
-from protocols.errors import ProtocolError
-from protocols.ring.fixed_point import encode
+from protocols.errors import PeerTimeoutError, ProtocolError
 
 if TYPE_CHECKING:
     from mpc_train.owners.local import Local
@@ -37,6 +32,8 @@ if TYPE_CHECKING:
     from protocols.arrays import Reals
 
 ANSWER_S = 60.0
+SOON_S = 5.0
+"""After this long a client says that it waits."""
 
 
 class SharedService:
@@ -62,6 +59,12 @@ class SharedService:
 
     def ask(self, model: Offered, rows: Local, name: bytes = b"") -> Reals:
         """As `Service.ask`."""
+        # They load PyTorch, for which a client that only looks at what is offered need not wait.
+        from mpc_train.serving.answer import values
+        from mpc_train.serving.forward import asked_shapes, asked_values
+        from mpc_train.serving.lanes import bucket_of
+        from protocols.ring.fixed_point import encode
+
         count = len(rows.values)
         if not 1 <= count <= MOST_ROWS:
             raise QueryError(f"a question has 1 to {MOST_ROWS} rows, not {count}")
@@ -73,7 +76,7 @@ class SharedService:
             words[key] = np.zeros(shape, np.int64)
             words[key][:count] = encode(brought[key], bits)
         try:
-            found = self._asked(model, words, name or secrets.token_bytes(messages.NAME_BYTES))
+            found = self._asked(model, words, name or secrets.token_bytes(NAME_BYTES))
         except (PartiesError, ProtocolError) as error:
             if not may_pass(error):
                 raise
@@ -81,6 +84,9 @@ class SharedService:
         return values(model.job, found[:count])
 
     def _asked(self, model: Offered, words: Mapping[str, np.ndarray], name: bytes) -> np.ndarray:
+        from mpc_train.serving import messages
+        from mpc_train.serving.answer import answer_width
+
         line = self._client.line(self._connect_s)
         evaluators = line.contract.roles.evaluators
 
@@ -113,11 +119,15 @@ def connected(
     on_event: Callable[[str, Mapping[str, Any]], None],
     connect_s: float = CONNECT_S,
     answer_s: float = ANSWER_S,
+    join_s: float | None = None,
+    waits: Callable[[str], None] = lambda why: None,
 ) -> Iterator[SharedService]:
     """Inside this context a client is connected to a service; it waits until that serves.
 
-    note: writes the audit log. Raises PartiesError and JobError for a service that this client
-    should not ask, or that does not answer within connect_s seconds.
+    note: writes the audit log. connect_s: how long it waits whenever the service is lost; join_s:
+    at first, if that is another time. waits: is told once that, and why, it takes long. Raises
+    PartiesError and JobError for a service that this client should not ask, or that does not answer
+    in time.
     """
 
     def check(contract: Contract, body: bytes) -> None:
@@ -126,5 +136,11 @@ def connected(
             raise QueryError("the roles in the service's contract are not those of its models")
 
     with Client(vault, roster, settings, check, note, on_event) as client:
-        client.line(connect_s)
+        join_s = connect_s if join_s is None else join_s
+        if join_s > SOON_S:
+            try:
+                client.line(SOON_S)
+            except PeerTimeoutError as error:
+                waits(str(error))
+        client.line(join_s)
         yield SharedService(client, connect_s, answer_s)

@@ -23,8 +23,8 @@ import numpy as np
 from mpc_train.errors import ConfigError, QueryError, QueryLostError, QueryRefusedError
 from mpc_train.owners.local import Local, local_terms
 from mpc_train.results.predictions import Predictions, Records, kept_ids, with_ids
-from mpc_train.serving.messages import NAME_BYTES
-from mpc_train.serving.offered import MOST_ROWS, Offered, Service
+from mpc_train.serving.lanes import BUCKETS, bucket_of
+from mpc_train.serving.offered import MOST_ROWS, NAME_BYTES, Offered, Service
 from mpc_train.serving.offers import allowed
 from protocols.arrays import Reals
 
@@ -69,11 +69,15 @@ class SharedPredictor(Predictions):
         """As of any predictor; only the prediction if the owners allow nothing else."""
         return super().columns[:1] if self.answer == "class" else super().columns
 
-    def rows(self, source: Records, ids: Sequence[str] = ()) -> int:
-        """How many rows `records` would ask: the table is read to its end and checked, so that a
-        fault in its last row is known before its first is asked, and counted."""
+    def questions(self, source: Records, ids: Sequence[str] = ()) -> list[int]:
+        """The rows of each question that `records` would ask: the table is read to its end and
+        checked, so that a fault in its last row is known before its first is asked, and counted."""
         self.check_ids(ids)
-        return sum(table.rows for table in self.chosen(source, ids))
+        found = []
+        for table in self.chosen(source, ids):
+            whole, rest = divmod(table.rows, MOST_ROWS)
+            found += [MOST_ROWS] * whole + ([rest] if rest else [])
+        return found
 
     def chosen(self, source: Records, ids: Sequence[str] = ()) -> Iterator[TypedTable]:
         """The chunks of the table, without rows that are not to be asked."""
@@ -168,6 +172,22 @@ class SharedPredictor(Predictions):
                 if not isinstance(error, QueryLostError):
                     name = secrets.token_bytes(NAME_BYTES)  # an evaluator does not answer that one
                 wait_s = min(2 * wait_s, MOST_WAIT_S)
+
+
+def counted(questions: Sequence[int]) -> int:
+    """How many rows these questions count for: each is padded."""
+    return sum(map(bucket_of, questions))
+
+
+def fitting(questions: Sequence[int], most: int) -> int:
+    """How many of the rows, from the first on, count for at most `most`."""
+    rows = 0
+    for question in questions:
+        sizes = [size for size in BUCKETS if size <= most]
+        if bucket_of(question) > most:
+            return rows + max(sizes, default=0)
+        rows, most = rows + question, most - bucket_of(question)
+    return rows
 
 
 def part(table: TypedTable, start: int, stop: int) -> TypedTable:

@@ -286,6 +286,12 @@ def model_retire(
             emit({"status": "ok", "name": name, "version": held.version})
             return
         say(f"{name} {held.version}: destroyed")
+        if held.about.job.serve is not None:
+            say(
+                "warning: if mpc-train serve runs on this node, it has this share in memory and "
+                "answers with it until it is stopped",
+                aside=True,
+            )
 
 
 def _record(held: "Held") -> dict[str, Any]:

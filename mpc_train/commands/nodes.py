@@ -341,8 +341,8 @@ def _node(
 def node_settings(
     config: "NodeConfig", run_dir: Path, proxy: "Proxy | None", return_s: float = 0.0
 ) -> "NodeSettings":
-    """A node's file as `parties` takes it. return_s: for how long a lost session may be followed by
-    another, at least."""
+    """A node's file as `parties` takes it. return_s: for how long the coordinator and the others
+    are waited for at first, and a lost session may be followed by another, at least."""
     from parties.nodes.node import NodeSettings
 
     join_s = float(config.timeouts.join_s)
@@ -352,7 +352,8 @@ def node_settings(
         run_dir=run_dir,
         listen=config.listen,
         advertise=config.advertise,
-        connect_timeout_s=join_s,
+        # Nobody is there to start a service again that has waited in vain.
+        connect_timeout_s=max(join_s, return_s),
         # The coordinator, who can name the missing one, gives up before we do.
         agree_timeout_s=2 * join_s,
         peer_timeout_s=float(config.timeouts.peer_s),
@@ -374,7 +375,7 @@ def coordinator_settings(
     return CoordinatorSettings(
         listen=config.listen,
         run_dir=run_dir,
-        arrive_timeout_s=timeouts.join_s,
+        arrive_timeout_s=max(float(timeouts.join_s), return_s),
         agree_timeout_s=timeouts.join_s,
         reconnect_s=float(timeouts.reconnect_s),
         pulse=timeouts.pulse,
@@ -650,11 +651,13 @@ class _Guarded:
     def learnt(self) -> list[str]:
         """What this node has learnt from the reveal gate. A node that computed nothing did not see
         the gate, and reports what the job says."""
-        from mpc_train.jobs.audience import learnt, listed
+        from mpc_train.jobs.audience import learnt
+        from mpc_train.jobs.outputs import through_the_gate
 
         if self.job is None:
             return []
-        outputs = listed(self.job) if self.found.revealed is None else self.found.revealed
+        seen = self.found.revealed
+        outputs = through_the_gate(self.job) if seen is None else seen
         return learnt(self.job, outputs)[self._config.place.name]
 
     @property

@@ -53,7 +53,9 @@ from protocols.roles.streams import Stream
 from protocols.shares.reveal import RevealGate
 
 if TYPE_CHECKING:
+    from mpc_train.evaluation.forms import Form
     from mpc_train.jobs.job import Job
+    from protocols.arrays import Words
 
 PHASES = {
     "link_records": "link",
@@ -225,7 +227,7 @@ def _replacements() -> Iterator[tuple[Any, str, Callable[..., Any]]]:
     yield Stream, "xor_octets", _nothing
     yield RevealGate, "to_everybody", _to_everybody(RevealGate.to_everybody)
     yield RevealGate, "decide_each", _decide_each
-    yield Findings, "take", _nothing
+    yield Findings, "take", _take
     yield State, "to_bytes", _state
     yield reveal, "seal_result", lambda *_, **__: b""
     yield link, "public_constants", lambda _: bytes(32)
@@ -408,6 +410,11 @@ def _to_everybody(original: Callable[..., Any]) -> Callable[..., Any]:
         return None if words is None else blanks.zeros_real(words.shape, np.int64)
 
     return to_everybody
+
+
+def _take(found: Findings, job: Job, name: str, form: Form, words: Words) -> None:
+    """Keeps the words, which other nodes are told, and reads nothing in them."""
+    found.words[name] = words
 
 
 def _decide_each(gate: RevealGate, name: str, step: int, x: Any) -> tuple[bool, ...]:

@@ -57,8 +57,12 @@ class Findings:
     impossible: list[str] = field(default_factory=list)
     """Names of impossible metrics: None, with `OUT_OF_RANGE` as their reason."""
 
+    words: dict[str, NDArray[np.int64]] = field(default_factory=dict, repr=False)
+    """What each metric was read from."""
+
     def take(self, job: Job, name: str, form: Form, words: NDArray[np.int64]) -> None:
         """Read the metric `name` from the words of `figures.released`."""
+        self.words[name] = words
         value = self.metrics[name] = _value(job, form, words)
         if _possible(job, form, value):
             self.metrics[name] = _within(job, form, value)
@@ -74,6 +78,7 @@ class Findings:
             self.metrics | other.metrics,
             self.reasons | other.reasons,
             self.impossible + other.impossible,
+            self.words | other.words,
         )
 
     def check(self) -> None:

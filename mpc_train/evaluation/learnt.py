@@ -9,8 +9,8 @@ from mpc_train.evaluation.findings import Findings
 
 @dataclass(frozen=True)
 class Found:
-    """metrics: as the job lists them, known to all computing nodes. unavailable: why some have no
-    value. losses: of batches, by step. revealed: names of the outputs that passed the reveal gate;
+    """metrics: as the job lists them, known to all nodes. unavailable: why some have no value.
+    losses: of batches, by step. revealed: names of the outputs that passed the reveal gate;
     None at a node without one. joined_rows: set if records were joined. own: metrics of this node's
     own rows, which only it learns."""
 

@@ -23,15 +23,21 @@ from msgspec import UNSET
 from polars import DataFrame
 
 from mpc_train.errors import DataError
+from mpc_train.owners.local import check_cells
 from mpc_train.owners.table import arrays_of
 from mpc_train.serving.offered import MOST_ROWS
+from mpc_train.tables.cells import EMPTY
+from mpc_train.tables.dates import FORM_ADVICE
 from mpc_train.tables.faults import Faults
+from mpc_train.tables.loading.load import stream
 from mpc_train.tables.readers.columnar import FrameTable
 from mpc_train.tables.source import Source
 from mpc_train.tables.spelling import name_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from numpy.typing import NDArray
 
     from mpc_train.jobs.job import Job
     from mpc_train.tables.readers.arrays import Arrays
@@ -81,19 +87,45 @@ def read(job: Job, body: bytes) -> FrameTable:
         raise DataError(f"{LABEL}: there is no instance")
     if len(instances) > MOST_ROWS:
         raise TooLargeError(f"{LABEL}: more than {MOST_ROWS} instances; {_ADVICE}")
-    faults = Faults(LABEL)
+    faults = Faults(LABEL, worded=_worded)
     faults.place = PLACE
     rows = _named(instances, faults)
     arrays = arrays_of(job, Source())
     if arrays is None:
         names: Sequence[str] = [feature.name for feature in job.features]
-        frame = _columns(rows, names, faults)
+        frame = _columns(rows, job, faults)
+        if faults:
+            _check_others(frame, job, faults)
     else:  # it is all features of the job
         names = arrays.names
         numbers = [_numbers(row, arrays, place, faults) for place, row in enumerate(rows)]
         frame = _frame(np.array(numbers, np.float64), range(len(names)))
     faults.check()
-    return FrameTable(frame, LABEL, names, first=0, place=PLACE)
+    return FrameTable(frame, LABEL, names, first=0, place=PLACE, faults=faults)
+
+
+def _check_others(frame: DataFrame, job: Job, faults: Faults) -> None:
+    """Note the faults of the columns that have none so far: all are reported at once. Raises
+    DataError."""
+    names = [feature.name for feature in job.features]
+    kept = {name: str(at) for at, name in enumerate(names) if name not in faults.faulty}
+    if not kept:
+        return
+    columns = frame[list(kept.values())]
+    table = FrameTable(columns, LABEL, list(kept), first=0, place=PLACE, faults=faults)
+
+    def check(name: str, values: Reals, missing: NDArray[np.bool_]) -> None:
+        check_cells(job, name, values, missing)
+
+    for _ in stream(table, job.schema, names=list(kept), check=check):
+        pass
+
+
+def _worded(what: str) -> str:
+    """What is said of a cell, to whoever has a request in place of a file."""
+    if what == EMPTY:
+        return "has no value, and the model takes none that is missing; give one"
+    return what.replace(FORM_ADVICE, ", like 2001-12-31")
 
 
 _ADVICE = "ask by several requests, or a table by mpc-train query"
@@ -113,9 +145,10 @@ def _named(instances: list[dict[str, Any]], faults: Faults) -> list[dict[str, An
     return rows
 
 
-def _columns(rows: list[dict[str, Any]], names: Sequence[str], faults: Faults) -> DataFrame:
+def _columns(rows: list[dict[str, Any]], job: Job, faults: Faults) -> DataFrame:
     """The columns of these names, as a table has them; numbers are converted all at once, which
     takes a tenth of the time."""
+    names = [feature.name for feature in job.features]
     columns = list(zip(*(map(row.get, names, repeat(UNSET)) for row in rows), strict=True))
     plain = [place for place, cells in enumerate(columns) if NUMBERS.issuperset(map(type, cells))]
     try:
@@ -128,7 +161,10 @@ def _columns(rows: list[dict[str, Any]], names: Sequence[str], faults: Faults) -
     others = []
     for place in sorted(set(range(len(names))).difference(plain)):
         name, cells = names[place], columns[place]
-        found = [_cell(cell, name, at, faults) for at, cell in enumerate(cells)]
+        absent = "is missing"
+        if "" in job.schema[name].missing:
+            absent += "; null says that a value is not known"
+        found = [_cell(cell, name, at, faults, absent) for at, cell in enumerate(cells)]
         others.append(_column(str(place), found))
     if not plain:
         return DataFrame(others)
@@ -143,16 +179,16 @@ def _frame(numbers: Reals, places: Sequence[int]) -> DataFrame:
     return whole.arr.to_struct(titles).struct.unnest()
 
 
-def _cell(cell: Any, name: str, place: int, faults: Faults) -> Cell:
-    """A cell as a table has it; null is an empty one."""
+def _cell(cell: Any, name: str, place: int, faults: Faults, absent: str) -> Cell:
+    """A cell as a table has it; null is an empty one. absent: what is said of one that is not
+    there."""
     if isinstance(cell, bool):
         return "true" if cell else "false"
     if cell is None or isinstance(cell, str | float):
         return cell
     if isinstance(cell, int) and abs(cell) < 1 << 63:
         return cell
-    what = "is missing; null says that a value is not known" if cell is UNSET else _NOT_A_CELL
-    faults.cells(name, np.array([place]), what)
+    faults.cells(name, np.array([place]), absent if cell is UNSET else _NOT_A_CELL)
     return None
 
 

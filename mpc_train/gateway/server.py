@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import ipaddress
 import re
 import socket
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import uvicorn
 
-from mpc_train.errors import ConfigError
+from mpc_train.errors import ConfigError, PortTakenError
 
 if TYPE_CHECKING:
     from mpc_train.gateway.app import Gateway
@@ -75,7 +76,7 @@ class Server:
 
     def __init__(self, gateway: Gateway, listen: Listen, tls: Tls | None = None) -> None:
         """Raises ConfigError for an address that others reach without TLS, and for one that cannot
-        be listened on."""
+        be listened on; PortTakenError."""
         if tls is None and not listen.is_local:
             raise ConfigError(
                 f"--listen {listen.shown(listen.port)}: other machines reach this address, and "
@@ -90,6 +91,11 @@ class Server:
             self.listening.listen(MAX_CONNECTIONS)
         except (OSError, OverflowError) as error:
             self.listening.close()
+            if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
+                raise PortTakenError(
+                    f"--listen {listen.shown(listen.port)}: the port is in use; choose another one "
+                    "or end the program that holds it"
+                ) from error
             raise ConfigError(
                 f"--listen {listen.shown(listen.port)}: cannot listen there ({error}); choose "
                 "another port"

@@ -97,6 +97,20 @@ def disclosed_on_the_way(job: Job) -> list[Disclosure]:
     return found
 
 
+def through_the_gate(job: Job) -> list[str]:
+    """The names of all outputs of the reveal gate, in the order in which they may pass it."""
+    on_the_way = disclosed_on_the_way(job)
+    return [*(name for name in _ON_THE_WAY if name in on_the_way), *listed(job)]
+
+
+_ON_THE_WAY: tuple[Disclosure, ...] = (
+    "empty_columns",
+    "training_loss",
+    "early_stopping",
+    "guard",
+)
+
+
 def words_for(job: Job, output: str) -> tuple[Word, ...]:
     """The entries that a node's rules must have for `output` to leave; empty: no rule covers it.
 

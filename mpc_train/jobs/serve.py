@@ -17,8 +17,8 @@ class Drift(Strict, frozen=True):
     are asked."""
 
     every_rows: int
-    """Rows of a window, with those that only pad questions. Counts leave once for each, if
-    `reveal.least_group` of its rows were real."""
+    """Rows of a window, at least 100, with those that only pad questions. Counts leave once for
+    each, if `reveal.least_group` of its rows were real."""
     epsilon: Decimal
     """Counts of a window, and those of the training rows, are ε-differentially private for one row,
     even against all evaluators except one together. No row is in two windows."""

@@ -33,6 +33,7 @@ from mpc_train.errors import ArtifactError, DataError, JobError
 from mpc_train.evaluation.findings import Findings
 from mpc_train.evaluation.learnt import Found
 from mpc_train.evaluation.own import exchange
+from mpc_train.evaluation.telling import spread
 from mpc_train.evaluation.training_counts import TrainingCounts
 from mpc_train.jobs.job import Job
 from mpc_train.jobs.schedule import total_steps
@@ -263,7 +264,9 @@ class TrainProgram:
             raise RuntimeError("run before prepare")
         send_rows(session, job, table, self._start, self._statistics)
         with session.channel.patience(MAX_TRAINING_S):
-            self.found = Found(own=_own(session, job, {}))
+            findings = spread(job, session.channel, session.me, Findings())
+            own = _own(session, job, {})
+        self.found = Found(findings.metrics, findings.reasons, own=own)
         return {"steps": 0}
 
     def _compute(
@@ -332,6 +335,8 @@ class TrainProgram:
         if not role.is_dealer:
             seal_halves(session, job, halves, findings)
             seal_metrics(session, job, metrics)
+        with session.channel.patience(MAX_TRAINING_S) if role.is_dealer else nullcontext():
+            findings = spread(job, session.channel, session.me, findings)
         self.found = Found(
             metrics=findings.metrics,
             unavailable=findings.reasons,

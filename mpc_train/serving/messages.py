@@ -41,7 +41,6 @@ whose number this names."""
 BATCH, ORDER = b"mpc-train batch v1", b"mpc-train order v1"
 MISSED = b"mpc-train missed v1"
 AGAIN = b"mpc-train again v1"
-NAME_BYTES = 16
 MAX_BATCH_BYTES = 1 << 16
 _HEAD = Struct(">32sI16s")
 HEAD_BYTES = _HEAD.size

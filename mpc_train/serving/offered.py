@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 REFUSALS = {
     "unknown-model": "no model of this name is served, or it was retired",
     "not-allowed": "the model's owners have not allowed this client to ask it",
-    "quota": "the rows that its owners allow this client on one day are spent",
+    "quota": "the rows that its owners allow this client on one day are spent, until 00:00 UTC",
     "busy": "more questions of this client wait than the service keeps; ask again",
     "unavailable": "the service does not answer now: a node is away or starts again; ask again",
     "malformed": "the question does not fit the model, or the two sides run different releases",
@@ -28,6 +28,8 @@ mean."""
 
 CONNECT_S = 60.0
 """How long a client waits for a service, at first and whenever it is lost."""
+NAME_BYTES = 16
+"""Of a question's random name."""
 MOST_ROWS = 128
 """Rows of one question; a table is asked in several."""
 

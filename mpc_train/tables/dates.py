@@ -110,11 +110,11 @@ def _day(form: DateForm, text: str) -> datetime.date:
     return day
 
 
+FORM_ADVICE = " (date_format in this node's configuration); forms are not guessed and not mixed"
+
+
 def _no_date(form: str) -> ValueError:
-    return ValueError(
-        f"not a date in the form {form} (date_format in this node's configuration); forms are not "
-        "guessed and not mixed"
-    )
+    return ValueError(f"not a date in the form {form}{FORM_ADVICE}")
 
 
 def _is_midnight(found: dict[str, str]) -> bool:

@@ -4,7 +4,7 @@ Faults of one kind in one column are one entry: the first place, then the number
 lists `MAX_FAULTS` entries, in the order of the table. No entry repeats a cell.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -35,11 +35,17 @@ class Faults:
     """The faults of the table `label`.
 
     place: what is counted, "line" or "row"; known when the table is open. columns: the titles of
-    columns in errors, if they differ from their names.
+    columns in errors, if they differ from their names. worded: what is said of a cell to somebody
+    who has no file.
     """
 
-    def __init__(self, label: str, columns: Mapping[str, str] | None = None) -> None:
-        self._label, self._columns = label, columns or {}
+    def __init__(
+        self,
+        label: str,
+        columns: Mapping[str, str] | None = None,
+        worded: Callable[[str], str] = lambda what: what,
+    ) -> None:
+        self._label, self._columns, self._worded = label, columns or {}, worded
         self.place = "line"
         self.unread = 0
         """Records that could not be parsed, and are not in any chunk."""
@@ -66,7 +72,7 @@ class Faults:
     def cells(self, name: str, places: NDArray[np.int64], what: str) -> None:
         """Note a fault of cells of one column; places: int64[n], the places of their rows."""
         self.faulty.add(name)
-        self._add(f"{self.titled(name)}: ", places, what)
+        self._add(f"{self.titled(name)}: ", places, self._worded(what))
 
     def records(self, places: NDArray[np.int64], what: str) -> None:
         """Note records that cannot be parsed."""

@@ -42,7 +42,7 @@ class Table(Protocol):
 
     @property
     def unknown(self) -> tuple[str, ...]:
-        """Keys of the owner's file that name a column that does not exist: `rename.Alter`."""
+        """What is said of keys of the owner's file that name a column that does not exist."""
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]] | None:

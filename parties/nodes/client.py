@@ -19,7 +19,13 @@ from parties.agreement import control
 from parties.agreement.contract import CONTRACT_VERSION, Contract
 from parties.agreement.visitors import ANSWER, NUMBER, QUESTION, service_info
 from parties.audit.entries import Kind, Value
-from parties.errors import AbortedError, ContractError, ControlError, TransportError
+from parties.errors import (
+    AbortedError,
+    ContractError,
+    ControlError,
+    TransportError,
+    TurnedAwayError,
+)
 from parties.keys import lifetime
 from parties.keys.identity import Card
 from parties.keys.roster import Roster, differing_cards, roster_digest
@@ -44,6 +50,11 @@ AGAIN_S = (0.2, 5.0)
 """How long a client waits before it connects again: first, and at most."""
 
 HANDSHAKE_S = 30.0
+
+SILENT = "the coordinator is reached, but says nothing; is it overloaded or stopped?"
+
+LASTING = frozenset({"card", "expired", "revoked", "roster", "version"})
+"""Codes of a coordinator that will refuse this client again, until somebody changes something."""
 
 
 Ends = Callable[[memoryview], bool]
@@ -152,7 +163,8 @@ class Client:
         """The session; waits until there is one.
 
         Raises PeerTimeoutError, and the error that keeps this client from asking: ContractError,
-        RosterError, AbortedError (the coordinator refuses it), HandshakeError, what `check` raises.
+        RosterError, TurnedAwayError and AbortedError (the coordinator refuses it), HandshakeError,
+        what `check` raises.
         """
         deadline = time.monotonic() + timeout_s
         with self._changed:
@@ -161,14 +173,21 @@ class Client:
                     raise self._fault
                 left = deadline - time.monotonic()
                 if left <= 0 or self._closing:
-                    talk = self._talk
-                    trouble = (talk.trouble if talk is not None else None) or self._trouble
                     raise PeerTimeoutError(
                         f"the service at {self._settings.address} did not answer within "
-                        f"{timeout_s:.0f} s: {trouble or 'nobody answers there'}"
+                        f"{timeout_s:.0f} s: {self._why_not()}"
                     )
                 self._changed.wait(min(left, 1.0))
             return self._line
+
+    def _why_not(self) -> str:
+        """Why there is no session, for people."""
+        talk = self._talk
+        if trouble := (talk.trouble if talk is not None else None) or self._trouble:
+            return trouble
+        if talk is not None and talk.connected:
+            return SILENT
+        return "nobody answers there"
 
     def ask(
         self,
@@ -260,7 +279,13 @@ class Client:
                 talk.send(control.encode(self._outbox.popleft()))
             data = talk.poll(0.25)
             if talk.state() == "lost" and data is None:
-                raise TransportError("the connection to the coordinator broke")
+                raise TransportError(talk.trouble or "the connection to the coordinator broke")
+            if talk.refused:
+                raise TurnedAwayError(
+                    f"{self._settings.coordinator} refuses {self._me}: no service at "
+                    f"{self._settings.address} has it among its clients, or the roster there has "
+                    "no card with its key"
+                )
             if self._open and time.monotonic() > self._deadline:
                 raise TransportError(f"{', '.join(self._open)} did not shake hands in time")
             while data is not None and not self._closing:
@@ -299,8 +324,7 @@ class Client:
         elif isinstance(message, control.Carried):
             self._hear(message.by, message.data)
         elif isinstance(message, control.Aborted):
-            said = message.code, message.by, message.about, message.returns_s
-            raise AbortedError(*said)
+            raise self._ended(message)
         elif isinstance(message, control.Welcome):
             if message.version != CONTRACT_VERSION:
                 raise ContractError(
@@ -309,6 +333,17 @@ class Client:
                 )
         else:
             raise ControlError(f"{self._settings.coordinator} sent {type(message).__name__}")
+
+    def _ended(self, said: control.Aborted) -> Exception:
+        """The error for the end of a visit."""
+        if said.code in LASTING:
+            return TurnedAwayError(f"{said.by} refuses {self._me}: {said.code}", said.code)
+        if said.code == BUSY:
+            return PeerLostError(
+                f"{said.by} lets {self._me} in no more often for a while, since it connected too "
+                "often; it waits, and tries again"
+            )
+        return AbortedError(said.code, said.by, said.about, said.returns_s)
 
     def _begin(self, serving: control.Serving) -> None:
         """Check the contract, and begin the handshakes."""

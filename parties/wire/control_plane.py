@@ -22,6 +22,7 @@ The first part of a message is its kind:
        instead
     D  a measurement, both ways
     U  from the coordinator: it does not know the process that says it had been connected
+    T  from the coordinator: as many processes of this node as may be are connected; it comes again
 """
 
 import contextlib
@@ -79,7 +80,8 @@ MAX_PROCESSES = 4
 MAX_QUEUED = 8
 """Messages between a node and the network: a control message waits behind so many frames."""
 
-SESSION, CONTROL, LINK_MESSAGE, RELAY, MEASURE, UNKNOWN = b"S", b"C", b"L", b"R", b"D", b"U"
+SESSION, CONTROL, LINK_MESSAGE, RELAY, MEASURE = b"S", b"C", b"L", b"R", b"D"
+UNKNOWN, TOO_MANY = b"U", b"T"
 
 _SESSION = struct.Struct(">16sQB")
 _HEAD = struct.Struct(">QQ")
@@ -237,6 +239,7 @@ class ControlServer:
         if process is None:
             if sum(each.name == name for each in self._processes.values()) >= MAX_PROCESSES:
                 self._drop(name, "is of a process too many")
+                self._reply(route, (TOO_MANY,))
                 return
             link = Link(*self._transport.control_keys(ident, peer=name))
             process = self._processes[ident] = _Process(name, ident, link)
@@ -432,7 +435,7 @@ class ControlClient:
         self._reconnect_s = reconnect_s
         self._link = Link(*transport.control_keys(self._ident, server=server_key))
         self._inbox: deque[bytes] = deque()
-        self._is_unknown = False
+        self._is_unknown = self._is_too_many = False
         largest = max(MAX_RELAYED_BYTES, MAX_CONTROL_BYTES) + 1024
         self._dialled = Dialled(
             transport, address, lambda _: server_key, largest, queued=MAX_QUEUED
@@ -450,7 +453,23 @@ class ControlClient:
     @property
     def trouble(self) -> str | None:
         """A text that says why there is no connection yet; None if nothing is known to be wrong."""
+        if self._is_too_many:
+            return (
+                f"{MAX_PROCESSES} connections under the name of this node are open at "
+                f"{self._dialled.address}, as many as it lets in at once; this one waits"
+            )
         return self._dialled.trouble
+
+    @property
+    def connected(self) -> bool:
+        """Whether the coordinator's port is reached now; from any thread."""
+        return self._dialled.connected
+
+    @property
+    def refused(self) -> bool:
+        """Whether the coordinator does not admit this node's key, which another attempt does not
+        change."""
+        return self._dialled.refused
 
     @property
     def has_room(self) -> bool:
@@ -473,7 +492,7 @@ class ControlClient:
         self._tend()
         down_since = self._link.down_since
         away_s = 0.0 if down_since is None else time.monotonic() - down_since
-        if self._link.closed or self._is_unknown:
+        if self._link.closed or self._is_unknown or self._is_too_many:
             return "lost"
         if down_since is not None:
             return "lost" if away_s >= self._reconnect_s else "reconnecting"
@@ -561,6 +580,8 @@ class ControlClient:
             self._pass()
         elif kind == UNKNOWN:
             self._is_unknown = True
+        elif kind == TOO_MANY:
+            self._is_too_many = True
         else:
             self._inbox.append(b"")
 

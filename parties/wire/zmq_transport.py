@@ -565,15 +565,19 @@ class Dialled:
                 failed = True
         return self._redials and self._redial(failed)
 
+    @property
+    def refused(self) -> bool:
+        """Whether the other end refused this one's key or ticket before any connection was made,
+        and will do so again."""
+        return self._refused and not self.lost
+
     def _redial(self, failed: bool) -> bool:
         now = time.monotonic()
         if not self.connected and now - self._began > ATTEMPT_S:
             failed = True
         if failed and self._failed_at is None:
             self._failed_at = now
-        # Who refused this node before the first connection was made will do so again.
-        final = self._refused and not self.lost
-        if self._failed_at is None or final or now - self._failed_at < self._pause_s:
+        if self._failed_at is None or self.refused or now - self._failed_at < self._pause_s:
             return False
         self._failed_at = None
         self._pause_s = min(max(2 * self._pause_s, MIN_REDIAL_S), MAX_REDIAL_S)

@@ -69,14 +69,16 @@ def test_what_was_learnt_is_what_the_contract_says(
 ) -> None:
     folder, record, _ = good
     job = load_job(folder / "job.toml")
-    said = learnt(job, sorted(output.name for output in agreed_outputs(job)))
+    due = learnt(job, sorted(output.name for output in agreed_outputs(job)))
     assert {name: sorted(what) for name, what in record["learnt"].items()} == {
-        name: sorted(what) for name, what in said.items()
+        name: sorted(what) for name, what in due.items()
     }
     assert record["learnt"]["bob"] == ["range", "accuracy", "auc"]
     for name in ("ann", "bob", "registry"):
         log = (folder / "run" / "logs" / f"{name}.stdout.log").read_text().splitlines()
-        assert json.loads(log[-1])["learnt"] == record["learnt"][name]
+        said = json.loads(log[-1])
+        assert said["learnt"] == record["learnt"][name]
+        assert said["metrics"] == record["metrics"]  # the dealer is told them
 
 
 @pytest.mark.slow

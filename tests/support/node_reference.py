@@ -153,6 +153,8 @@ def toml(value: object) -> str:
     """A value as a line of TOML has it."""
     if isinstance(value, date):
         return value.isoformat()
+    if isinstance(value, Decimal):
+        return str(value)
     if isinstance(value, dict):
         inner = ", ".join(f"{quoted(key)} = {toml(each)}" for key, each in value.items())
         return f"{{ {inner} }}" if inner else "{}"

@@ -26,7 +26,7 @@ from parties.files import exposed, read_private, write_atomic
 from parties.stop import sigterm_interrupts
 
 CONNECT_S = 20.0
-"""How long a request waits for a service that is away."""
+"""How long a request waits for a service that is away. The first connection may take `join_s`."""
 TOKEN_BYTES = 32
 _TOKEN = re.compile(r"[A-Za-z0-9._~+/=-]{32,512}\Z")
 
@@ -92,7 +92,9 @@ def gateway_command(
         token = token_in(where)
         with (
             logbook(node.place, node.audit, identity, keys, "gateway") as audit,
-            connected(node, identity, roster, audit, CONNECT_S) as service,
+            connected(
+                node, identity, roster, audit, CONNECT_S, float(node.timeouts.join_s)
+            ) as service,
             sigterm_interrupts(),
         ):
             gateway = Gateway(service, token, None if tls else LOCAL_HOSTS)

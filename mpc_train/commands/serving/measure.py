@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -18,7 +18,21 @@ from mpc_train.commands.common import (
     reporting,
 )
 from mpc_train.commands.data import vault_of
-from mpc_train.errors import JobError
+from mpc_train.errors import JobError, RefusedError
+
+if TYPE_CHECKING:
+    from mpc_train.shared.description import Description
+
+
+def _check_validator(described: "Description", me: str) -> None:
+    """Raise RefusedError, before this node's table is looked for."""
+    serve = described.job.serve
+    named = () if serve is None else serve.validators
+    if me not in named:
+        raise RefusedError(
+            f"the job of the model {described.job.name} does not allow {me} to measure it; its "
+            f"[serve] validators are: {', '.join(named) or 'nobody'}"
+        )
 
 
 def evaluate_command(
@@ -68,6 +82,7 @@ def evaluate_command(
         me, title = node.place.name, name or f"measure-{described.job.name}"[:63]
         readers = tuple(one.strip() for one in to.split(",") if one.strip())
         job = measuring_job(described, title, me, 1, listed, readers)  # type: ignore[arg-type]
+        _check_validator(described, me)
         source = node.source(title)
         view = ProgressView(enabled=output is Format.text)
         with contextlib.ExitStack() as held:

@@ -35,7 +35,14 @@ from mpc_train.commands.table_options import (
     ReadOption,
     given_source,
 )
-from mpc_train.errors import ConfigError, DataError, UnansweredError, classify, explain
+from mpc_train.errors import (
+    ConfigError,
+    DataError,
+    QueryRefusedError,
+    UnansweredError,
+    classify,
+    explain,
+)
 from parties.files import move
 
 if TYPE_CHECKING:
@@ -92,9 +99,7 @@ def query_command(
     """Predict the label of each record with a model in shares. The table has the columns of the
     job's schema in their own units; the label may be missing, and other columns are ignored."""
     with reporting(output):
-        from mpc_train.asking.predictions import SharedPredictor
         from mpc_train.commands.predict import form_of, named_in_vault
-        from mpc_train.serving.offers import find
 
         configure_logging(verbose)
         if listed:
@@ -119,6 +124,10 @@ def query_command(
             date_pivot=date_pivot,
             array_folder=array_folder,
         )
+        _check_readable(table)
+        from mpc_train.asking.predictions import SharedPredictor
+        from mpc_train.serving.offers import find
+
         with _asking(config, passphrase_file, passphrase_fd) as (node, service):
             predictor = SharedPredictor(
                 service, find(service.models, model, version), from_row, rows
@@ -139,6 +148,21 @@ def query_command(
             )
         else:
             say(f"{asked} predictions in {out}")
+        if not asked:
+            say(f"warning: {table} has columns and no row: nothing was asked", aside=True)
+
+
+def _check_readable(table: Path) -> None:
+    """Raise DataError for a file that is not there, before anybody is asked anything."""
+    try:
+        with table.open("rb"):
+            pass
+    except FileNotFoundError as error:
+        raise DataError(
+            f"{table}: there is no such file; correct the path of the data file"
+        ) from error
+    except OSError as error:
+        raise DataError(f"{table}: cannot be read ({error.strerror})") from error
 
 
 @contextlib.contextmanager
@@ -147,11 +171,15 @@ def _asking(
 ) -> "Iterator[tuple[OpenedNode, Service]]":
     """This client's node, and its connection to the service."""
     from mpc_train.commands.serving.service import connected
+    from mpc_train.serving.offered import CONNECT_S
     from parties.keys.roster import Roster
 
     with opened_vault(config, passphrase_file, passphrase_fd, "query") as node:
         roster = Roster.load(node.config.place.roster)
-        with connected(node.config, node.identity, roster, node.audit) as service:
+        join_s = float(node.config.timeouts.join_s)
+        with connected(
+            node.config, node.identity, roster, node.audit, CONNECT_S, join_s
+        ) as service:
             yield node, service
 
 
@@ -175,10 +203,11 @@ def _ask(
     from mpc_train.tables.spelling import name_of
 
     kept, first = tuple(map(name_of, ids)), predictor.first
-    total = predictor.rows(source, kept)
+    questions = predictor.questions(source, kept)
+    total = sum(questions)
     if not total and first > 1:
         raise DataError(f"{label_of(source)}: has no row {first}; correct --from-row")
-    _check_day(predictor, total)
+    _check_day(predictor, questions)
     into = named_in_vault(out)
     form = "csv" if into is not None else form_of(out, Path(source.file))
     progress = _Progress(total, output)
@@ -220,15 +249,22 @@ def _ask(
     return asked
 
 
-def _check_day(predictor: "SharedPredictor", total: int) -> None:
+def _check_day(predictor: "SharedPredictor", questions: list[int]) -> None:
+    """Raise QueryRefusedError if all questions together count for more rows than a day has."""
+    from mpc_train.asking.predictions import counted, fitting
     from mpc_train.serving.offers import allowed
 
-    most = allowed(predictor.model).rows_a_day
-    if total > most:
-        raise ConfigError(
-            f"{total:,} rows would be asked, but the owners of {predictor.model.name} allow a "
-            f"client {most:,} a day; ask some of them: --from-row {predictor.first} --rows {most}"
-        )
+    most, count = allowed(predictor.model).rows_a_day, counted(questions)
+    if count <= most:
+        return
+    total = sum(questions)
+    padded = f", which count as {count:,} since questions are padded," if count > total else ""
+    raise QueryRefusedError(
+        f"{total:,} rows would be asked{padded} but the owners of {predictor.model.name} allow a "
+        f"client {most:,} a day (UTC); ask some of them: --from-row {predictor.first} --rows "
+        f"{fitting(questions, most)}",
+        "quota",
+    )
 
 
 def _unanswered(error: BaseException, first: int, done: int, kept: str) -> BaseException:

@@ -5,8 +5,8 @@ import logging
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from mpc_train.base.printing import say
 from mpc_train.commands.common import proxy_of
-from mpc_train.serving.offered import CONNECT_S
 
 if TYPE_CHECKING:
     from mpc_train.run.node_config import NodeConfig
@@ -25,12 +25,13 @@ def connected(
     identity: "FileVault",
     roster: "Roster",
     audit: "AuditLog",
-    connect_s: float = CONNECT_S,
+    connect_s: float,
+    join_s: float,
 ) -> Iterator["Service"]:
     """The service of the coordinator that the node's file names, as long as the context lasts.
 
-    connect_s: how long to wait for it, at first and whenever it is lost. Raises PartiesError and
-    QueryError.
+    join_s: how long to wait for it at first; connect_s: whenever it is lost. Raises PartiesError
+    and QueryError.
     """
     from mpc_train.asking.client import connected as client_of
     from mpc_train.commands.nodes import node_settings
@@ -41,6 +42,11 @@ def connected(
     def note(kind: "Kind", fields: "Mapping[str, Value]") -> None:
         audit.append(kind, fields)
 
+    def waits(why: str) -> None:
+        say(f"{why}; waiting for up to {join_s:.0f} s", aside=True)
+
     settings = node_settings(config, config.place.run_dir, proxy_of(config.proxy))
-    with client_of(identity, roster, settings, note, on_event, connect_s) as service:
+    with client_of(
+        identity, roster, settings, note, on_event, connect_s, join_s=join_s, waits=waits
+    ) as service:
         yield service

@@ -3,7 +3,8 @@
 An opening is an entry before it happens: what, after which step, to whom, by which key of the job,
 how many numbers. An evaluator adds afterwards a digest of what it knows of them (`Session.mac`):
 whoever holds the node's log key can show later that a value is the one that was opened, and nobody
-else learns anything from it. The dealer learns no value, and its entries say what it took part in.
+else learns anything from it. The dealer opens no value, and its entries say what it took part in;
+metrics it is told at the end (`evaluation.telling`).
 """
 
 from __future__ import annotations

@@ -155,7 +155,8 @@ def stream(
 ) -> Iterator[TypedTable]:
     """The columns `names` chunk by chunk, in bounded memory; other columns are ignored.
 
-    records: their source, or all of them in memory; a `FrameTable` says what errors call them.
+    records: their source, or all of them in memory; a `FrameTable` says what errors call them, and
+    may have faults already, which are reported with those of the cells.
     keep: columns whose text is returned unchanged for each row, as `TypedTable.identifiers`.
     Properties of the whole table are not checked. Raises DataError, with all faults of the chunk.
     """
@@ -168,14 +169,16 @@ def stream(
             records = columnar.FrameTable(records, "the data frame")
         source, title = Source(), records.label
         opened = contextlib.nullcontext(records)
-    faults = Faults(title, source.titles)
+    noted = None if isinstance(records, Source) else records.faults
+    faults = Faults(title, source.titles) if noted is None else noted
     columns = tuple(dict.fromkeys((*names, *keep)))
     with opened as plain:
         table = with_arrays(plain, arrays, title, kept=True)
         faults.place = table.place
         ignored = msgspec.structs.replace(source, ignore=tuple(map(source.own, table.names)))
         _check_names(table, faults, schema, ignored, columns)
-        faults.check()
+        if noted is None:
+            faults.check()
         for chunk in table.chunks(columns):
             filling = Filling(faults, len(names), None)
             filling.begin(chunk.places)
@@ -291,7 +294,7 @@ def _check_names(
     if missing and sign:
         # All other faults, of renames or of the fields of a line, follow from this.
         faults.header(
-            f"{where}missing column {_list(missing)}; there is only one column, with {sign} in its "
+            f"{where}missing {_columns(missing)}; there is only one column, with {sign} in its "
             f'name: is that the delimiter (delimiter = "{sign}")?'
         )
         faults.check()
@@ -300,11 +303,13 @@ def _check_names(
     extra = [name for name in table.names if name not in schema and name not in ignored]
     if missing:
         hint = f"; not in the schema: {_list(extra)}" if extra else ""
-        faults.header(f"{where}missing column {_list(missing)}{hint}")
+        faults.header(f"{where}missing {_columns(missing)}{hint}")
     elif extra:
+        named = list(dict.fromkeys(extra))
+        verb, them = ("is", "it") if len(named) == 1 else ("are", "them")
         faults.header(
-            f"{where}column {_list(list(dict.fromkeys(extra)))} is not in the schema; remove it "
-            f"from the table, or list it in this node's configuration: ignore = {_toml(extra)}"
+            f"{where}{_columns(named)} {verb} not in the schema; remove {them} from the table, "
+            f"or list {them} in this node's configuration: ignore = {_toml(extra)}"
             + (' ("" is a column without a name)' if "" in extra else "")
         )
     times = Counter(table.names)
@@ -320,8 +325,7 @@ def header_faults(
     found = [
         _twice(name, name in wanted) for name in twice if name in wanted or name not in ignored
     ]
-    found += [f"{key}: there is no column of this name" for key in table.unknown]
-    return [table.header_place + fault for fault in found]
+    return [table.header_place + fault for fault in (*found, *table.unknown)]
 
 
 def _other_delimiter(names: Sequence[str], source: Source) -> str:
@@ -349,6 +353,10 @@ def _toml(names: Sequence[str]) -> str:
     if len(names) > 5:
         return "[…]"
     return quoted(names)
+
+
+def _columns(names: Sequence[str]) -> str:
+    return f"column{'s' if len(names) > 1 else ''} {_list(names)}"
 
 
 def _list(names: Sequence[str]) -> str:

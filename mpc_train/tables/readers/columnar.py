@@ -13,6 +13,7 @@ import polars
 from numpy.typing import NDArray
 
 from mpc_train.errors import DataError
+from mpc_train.tables.faults import Faults
 from mpc_train.tables.reading import MAX_FIELDS, Chunk, Place, Unit
 from mpc_train.tables.spelling import name_of
 
@@ -48,9 +49,12 @@ class FrameTable:
         first: int = 1,
         header_place: str = "",
         place: Place = "row",
+        faults: Faults | None = None,
     ) -> None:
         """names: names of its columns, if they differ from the frame's. first: the number of the
-        first row. label: what errors call the table."""
+        first row. label: what errors call the table. faults: to which those of its cells are
+        added."""
+        self.faults = faults
         self._frame, self.label, self._first = frame, label, first
         self.header_place, self.place = header_place, place
         with _named(label):

@@ -28,9 +28,22 @@ class Renamed:
         named = [("rename", ours) for ours in source.rename]
         named += [("recode", ours) for ours in source.recode]
         self.unknown = tuple(
-            f"{key}.{ours}" for key, ours in named if name_of(ours) not in table.names
+            f"{key}.{ours}: there is no column of this name{self._turned(key, ours, table.names)}"
+            for key, ours in named
+            if name_of(ours) not in table.names
         )
         self._own = dict(zip(self.names, table.names, strict=True))
+
+    def _turned(self, key: str, ours: str, names: Sequence[str]) -> str:
+        """What to write instead if the two names were exchanged."""
+        theirs = self._source.rename.get(ours, "")
+        if key != "rename" or name_of(theirs) not in names:
+            return ""
+        return (
+            f", but one of the name {theirs!r}: write the table's name first and the job's name "
+            f'after it (rename = {{ "{theirs}" = … }}); a column that has the job\'s name already '
+            "needs no entry"
+        )
 
     @property
     def header_place(self) -> str:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from mpc_train.asking import predictions
-from mpc_train.asking.predictions import AT_ONCE, SharedPredictor
+from mpc_train.asking.predictions import AT_ONCE, SharedPredictor, counted, fitting
 from mpc_train.errors import ConfigError, DataError, QueryError, QueryRefusedError
 from mpc_train.owners.local import Local
 from mpc_train.results.predicting import Predictor
@@ -51,7 +51,7 @@ def test_a_table_gets_the_predictions_of_the_opened_model(clear: Predictor, tabl
     service = ClearService((clear, {}))
     predictor = asking(service)
     assert predictor.columns == clear.columns
-    assert predictor.rows(table) == ROWS and not service.asked
+    assert sum(predictor.questions(table)) == ROWS and not service.asked
     assert all_rows(predictor.records(table, ["note"])) == all_rows(clear.records(table, ["note"]))
     assert sorted(service.asked) == sorted([MOST_ROWS] * 3 + [7])
 
@@ -174,7 +174,7 @@ def test_only_some_rows_are_asked(clear: Predictor, table: Source, first: int, m
     predictor = asking(service, first=first, most=most)
     stop = first - 1 + most if most else ROWS
     expected = all_rows(clear.records(table))[first - 1 : stop]
-    assert predictor.rows(table) == len(expected)
+    assert sum(predictor.questions(table)) == len(expected)
     for found, row in zip(all_rows(predictor.records(table)), expected, strict=True):
         # A float product of other numbers of rows may differ in its last place.
         numbers = [pytest.approx(cell, rel=1e-12) for cell in row if isinstance(cell, float)]
@@ -205,9 +205,9 @@ def test_faults_of_the_table_are_known_before_a_row_is_asked(
     lines[299] = "x,40,,,200,yes,nowhere"
     path.write_text("\n".join(lines))
     with pytest.raises(DataError, match=r"new\.csv: line 300"):
-        asking(service).rows(Source(str(path)))
+        asking(service).questions(Source(str(path)))
     with pytest.raises(ConfigError, match="cannot be kept"):
-        asking(service).rows(Source(str(path)), ["prediction"])
+        asking(service).questions(Source(str(path)), ["prediction"])
     assert not service.questions
 
 
@@ -242,3 +242,20 @@ def test_answers_that_are_none_are_no_predictions(
     predictor = asking(Strange((clear, {"answer": answer})))
     with pytest.raises(QueryError, match="not one that the model can give"):
         predictor.predicted(typed(3, 1))
+
+
+@pytest.mark.parametrize(
+    ("questions", "most", "count", "rows"),
+    [
+        ([128, 128, 128, 116], 500, 512, 400),  # 3 · 128, and 16 of the last 116
+        ([128, 128, 128, 116], 512, 512, 500),
+        ([128, 5], 129, 144, 129),
+        ([128, 5], 128, 144, 128),
+        ([100], 20, 128, 16),
+        ([7], 0, 16, 0),
+    ],
+)
+def test_what_fits_a_day_is_counted_as_the_service_counts(
+    questions: list[int], most: int, count: int, rows: int
+) -> None:
+    assert counted(questions) == count and fitting(questions, most) == rows

@@ -24,7 +24,7 @@ pytest.importorskip("uvicorn", reason="uvicorn is not installed")
 from starlette.requests import Request
 from starlette.responses import Response
 
-from mpc_train.errors import ConfigError, QueryError
+from mpc_train.errors import ConfigError, QueryError, classify
 from mpc_train.gateway import app
 from mpc_train.gateway.app import HEADERS, OPEN
 from mpc_train.gateway.instances import most_bytes
@@ -132,7 +132,7 @@ def test_models_are_shown(caller: Caller) -> None:
         ([INSTANCE, {**INSTANCE, "age": 121}], "instance 1: column 'age': outside the declared"),
         ([{**INSTANCE, "age": "old"}], "instance 0: column 'age': not a number"),
         ([{**INSTANCE, "age": 10**400}], "instance 0: column 'age': is not a number, text"),
-        ([{**INSTANCE, "visits": None}], "instance 0: column 'visits': the cell is empty"),
+        ([{**INSTANCE, "visits": None}], "instance 0: column 'visits': has no value, and"),
         ([INSTANCE, {**INSTANCE, "smoker": "maybe"}], "instance 1: column 'smoker': neither"),
         ([{**INSTANCE, "region": ["north"]}], "instance 0: column 'region': is not a number"),
         ([{**INSTANCE, "income": {"a": 1}}], "instance 0: column 'income': is not a number"),
@@ -427,8 +427,9 @@ def test_what_cannot_be_listened_on(clear: Predictor, tmp_path: Path) -> None:
     gateway = app.Gateway(ClearService((clear, {})), TOKEN)
     with socket.create_server(("127.0.0.1", 0)) as taken:
         listen = Listen("127.0.0.1", taken.getsockname()[1])
-        with pytest.raises(ConfigError, match="choose another port"):
+        with pytest.raises(ConfigError, match="the port is in use; choose another one") as said:
             Server(gateway, listen)
+        assert classify(said.value) == ("PortTakenError", "port-in-use", 7)
     for name in ("certificate", "key"):
         (tmp_path / name).write_text("not PEM")
     with pytest.raises(ConfigError, match="not a certificate"):
@@ -475,3 +476,15 @@ def test_a_real_browser_asks_and_shows_the_answer(clear: Predictor, tmp_path: Pa
     assert '<option value="study">study</option>' in shown
     assert "Version 1: logistic model of ill; it answers with the number; 1000 rows a day." in shown
     assert '"prediction":' in shown and "p(true)" in shown and "Answered in" in shown
+
+
+def test_a_missing_column_hides_no_other_fault_and_null_is_advised_where_it_may_be(
+    caller: Caller, service: ClearService
+) -> None:
+    """`income` may be null, `visits` may not."""
+    row = {name: cell for name, cell in INSTANCE.items() if name not in ("income", "visits")}
+    said = caller.predict({"instances": [{**row, "age": 121, "smoker": "maybe"}]}).found["error"]
+    assert "4 faults" in said and "'age'" in said and "'smoker'" in said
+    assert "column 'income': is missing; null says" in said
+    assert "column 'visits': is missing\n" in f"{said}\n"
+    assert "in the schema" not in said and not service.questions

@@ -104,7 +104,7 @@ def by_cell(rows: list[dict[str, Any]]) -> polars.DataFrame:
             cell = row.get(name, ...)
             what = "is not a number, text, true, false or null"
             if cell is ...:
-                what = "is missing; null says that a value is not known"
+                what = "is missing"
             elif isinstance(cell, bool):
                 cell = str(cell).lower()
             elif isinstance(cell, list | dict) or (

@@ -6,6 +6,7 @@ import numpy as np
 
 from mpc_train.admission.load import load_job
 from mpc_train.jobs.audience import audience, grouped, learnt
+from mpc_train.jobs.outputs import through_the_gate
 from mpc_train.jobs.sealed import preparation_shapes
 from mpc_train.preparation.gaps import EMPTY
 from mpc_train.preparation.sealed import BITS, in_words, remarks
@@ -31,6 +32,13 @@ def test_parameters_of_the_preparation_are_sealed(tmp_path: Path) -> None:
     found = learnt(job, sorted(names))
     assert found["bob"] == [EMPTY, "range"]
     assert set(found["office"]) == names
+
+
+def test_who_sees_no_gate_is_told_of_all_that_may_pass_it(tmp_path: Path) -> None:
+    job = prepared_job(tmp_path)
+    names = through_the_gate(job)
+    assert names[0] == EMPTY and sorted(names) == sorted(each.name for each in agreed_outputs(job))
+    assert learnt(job, names)["bob"] == [EMPTY, "range"]
 
 
 def test_what_the_contract_says_in_words(tmp_path: Path) -> None:

@@ -258,7 +258,10 @@ def test_columns_are_renamed_at_their_owner(tmp_path: Path) -> None:
     assert "rename.Alter: there is no column of this name" in refused(
         tmp_path, "a,b\n1,2\n", **options
     )
-    assert "missing column 'a', 'b'" in refused(tmp_path, "x,z\n1,2\n", **options)
+    turned = refused(tmp_path, text, ignore=("x",), rename={"a": "Alter", "b": "Größe"})
+    assert "rename.a: there is no column of this name, but one of the name 'Alter': write" in turned
+    assert 'rename = { "Alter" = …' in turned
+    assert "missing columns 'a', 'b'" in refused(tmp_path, "x,z\n1,2\n", **options)
     swapped = table(tmp_path, "a,b\n1,2\n3,4\n", rename={"a": "b", "b": "a"})
     assert swapped.values.tolist() == [[2, 1], [4, 3]]
     twice = refused(tmp_path, "Alter,b,a\n1,2,3\n", rename={"Alter": "a"})

@@ -89,7 +89,7 @@ def test_columns_that_are_missing_do_not_hide_the_others(tmp_path: Path) -> None
         load(Source(str(path)), SCHEMA, names=NAMES, identifiers=("id",))
     found = str(caught.value)
     for what in (
-        "line 1: missing column 'c1', 'c3', 'sex'; not in the schema: 'x'",
+        "line 1: missing columns 'c1', 'c3', 'sex'; not in the schema: 'x'",
         "line 1: column 'c0' appears twice",
         "line 2: column 'c2': not a number",
         "line 3: column 'day': not a date",

@@ -149,7 +149,7 @@ def test_errors_name_the_line_of_the_file_that_was_imported(tmp_path: Path) -> N
     assert said.startswith("vault:adm: 2 faults")
     assert "line 2: column 'a' ('A' there): not a number" in said
     assert "line 5: column 'day'" in said
-    with pytest.raises(DataError, match="line 1: missing column 'a', 'id'"):
+    with pytest.raises(DataError, match="line 1: missing columns 'a', 'id'"):
         read(Source("vault:adm", ignore=("Id", "A", "note")), vault)
 
 

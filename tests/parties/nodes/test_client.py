@@ -5,8 +5,10 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,12 +16,20 @@ import pytest
 from parties.agreement import control
 from parties.agreement.contract import Contract
 from parties.agreement.visitors import ANSWER, Visitors
-from parties.errors import AbortedError, ContractError, ControlError, RosterError
+from parties.errors import (
+    AbortedError,
+    ContractError,
+    ControlError,
+    RosterError,
+    TurnedAwayError,
+)
 from parties.keys.roster import Roster, roster_digest
 from parties.keys.vault import MemoryVault
 from parties.nodes import client as module
 from parties.nodes.client import MAX_ASKED, MAX_ASKED_BYTES, Client
 from parties.nodes.node import NodeSettings
+from parties.wire.control_plane import MAX_PROCESSES, ControlClient, ControlServer
+from parties.wire.zmq_transport import CurveKeys, Transport
 from protocols.errors import (
     AuthenticationError,
     HandshakeError,
@@ -27,6 +37,7 @@ from protocols.errors import (
     PeerTimeoutError,
     ProtocolError,
 )
+from tests.support.patience import wait_until
 from tests.support.visiting import ROLES, SID, contract, vaults, visitors
 
 VISIT = bytes(16)
@@ -329,3 +340,105 @@ def test_what_a_client_does_not_want_to_ask(tmp_path: Path) -> None:
             company.client._take(message)
         assert company.client.serving is None and not company.client._outbox, what
     company.client._transport.close()
+
+
+@pytest.mark.parametrize("code", sorted(module.LASTING))
+def test_a_definite_refusal_ends_the_wait_at_once(company: Company, code: str) -> None:
+    company.client._drop(PeerLostError("lost"))
+    with pytest.raises(TurnedAwayError, match=r"^desk refuses clinic: ") as said:
+        company.client._take(control.Aborted(code, "desk"))
+    company.client._blame(said.value)
+    with pytest.raises(TurnedAwayError):
+        company.client.line(60.0)
+    assert said.value.reason_code == code
+
+
+def test_a_client_that_came_too_often_says_so_and_waits(company: Company) -> None:
+    company.client._drop(PeerLostError("lost"))
+    with pytest.raises(PeerLostError, match="connected too often; it waits") as said:
+        company.client._take(control.Aborted("busy", "desk"))
+    company.client._blame(said.value)
+    with pytest.raises(PeerTimeoutError, match="connected too often; it waits"):
+        company.client.line(0.0)
+
+
+def test_of_a_coordinator_that_says_nothing_it_is_not_said_that_nobody_answers(
+    company: Company,
+) -> None:
+    company.client._drop(PeerLostError("lost"))
+    with pytest.raises(PeerTimeoutError, match="nobody answers there"):
+        company.client.line(0.0)
+    company.client._talk = SimpleNamespace(trouble=None, connected=True)  # type: ignore[assignment]
+    with pytest.raises(PeerTimeoutError, match="is reached, but says nothing"):
+        company.client.line(0.0)
+
+
+@contextmanager
+def meeting(
+    folder: Path, admitted: str, waiting: int
+) -> Iterator[tuple[list[ControlClient], Client, ControlServer]]:
+    """A coordinator's port at which a client of the company comes when `waiting` others of its name
+    are connected."""
+    known = vaults().items()
+    keys = {name: CurveKeys(each.card.curve, each.curve_secret()) for name, each in known}
+    transport = Transport(keys["registry"], {admitted: keys[admitted].public})
+    server = ControlServer(transport, "tcp://127.0.0.1:0", {})
+    over = threading.Event()
+
+    def work() -> None:
+        while not over.is_set():
+            for _ in server.poll(0.02):
+                pass
+            server.lost()
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    own = Transport(keys["clinic"], {})
+    others = [ControlClient(own, server.address, keys["registry"].public) for _ in range(waiting)]
+
+    def all_are_there() -> bool:
+        for other in others:
+            other.poll(0.01)
+        return len(server._processes) == waiting
+
+    wait_until(all_are_there, "the others")
+    desk = vaults()["registry"].card
+    client = Client(
+        vaults()["clinic"],
+        Roster.of([vaults()[name].card for name in ROLES.names]),
+        NodeSettings(desk.name, server.address, folder),
+        lambda found, body: None,
+        lambda kind, fields: None,
+        lambda kind, fields: None,
+    )
+    try:
+        with client:
+            yield others, client, server
+    finally:
+        for other in others:
+            other.close(0)
+            other.relay.close()
+        over.set()
+        thread.join()
+        server.close(0)
+        own.close()
+        transport.close()
+
+
+def test_who_is_one_too_many_hears_it_and_comes_again(tmp_path: Path) -> None:
+    """It is told so at once, and not left without an answer."""
+    with meeting(tmp_path, "clinic", MAX_PROCESSES) as (others, client, server):
+        wait_until(lambda: bool(client._trouble), "the refusal")
+        with pytest.raises(PeerTimeoutError, match="4 connections under the name of this node"):
+            client.line(0.0)
+        first = others.pop()
+        first.close(0)
+        first.relay.close()
+        wait_until(lambda: len(server._processes) < MAX_PROCESSES, "the end of one")
+        wait_until(lambda: len(server._processes) == MAX_PROCESSES, "its turn")
+
+
+def test_a_client_whose_key_is_not_admitted_hears_it_at_once(tmp_path: Path) -> None:
+    refused = pytest.raises(TurnedAwayError, match=r"^registry refuses clinic: no service at tcp")
+    with meeting(tmp_path, "practice", 0) as (_, client, _), refused:
+        client.line(60.0)

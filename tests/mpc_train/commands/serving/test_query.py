@@ -16,7 +16,7 @@ from mpc_train.commands.serving import query, service
 from mpc_train.errors import QueryRefusedError, UnansweredError, classify
 from mpc_train.results.predicting import Predictor
 from mpc_train.run.node_config import NodeConfig
-from mpc_train.serving.offered import MOST_ROWS
+from mpc_train.serving.offered import CONNECT_S, MOST_ROWS
 from tests.mpc_train.results.test_predict import raw
 from tests.support.commands import as_json, last_object, mpc_train
 from tests.support.he_company import Company
@@ -48,7 +48,10 @@ def serving(clear: Predictor, monkeypatch: pytest.MonkeyPatch) -> Serving:
         there = ClearService((clear, {}), (clear, says), refuse=refuse)
 
         @contextlib.contextmanager
-        def connected(config: NodeConfig, identity: Any, roster: Any, audit: Any) -> Any:
+        def connected(
+            config: NodeConfig, identity: Any, roster: Any, audit: Any, *seconds: float
+        ) -> Any:
+            assert seconds == (CONNECT_S, config.timeouts.join_s)
             assert (config.place.name, identity.card.name) == ("ann", "ann")
             assert "company" in {card.name for card in roster}
             yield there
@@ -144,9 +147,28 @@ def test_more_rows_than_a_day_has_are_not_begun(
 ) -> None:
     there = serving(rows_a_day=ROWS - 1)
     result = mpc_train(*ask, "--out", tmp_path / "found.csv")
-    assert result.exit_code == 3 and f"--from-row 1 --rows {ROWS - 1}" in result.stderr
+    assert result.exit_code == 6 and not there.questions
+    advised = result.stderr.rsplit("--rows ", 1)[1].strip()
+    assert f"--from-row 1 --rows {advised}" in result.stderr
+    assert mpc_train(*ask, "--out", tmp_path / "found.csv", "--rows", advised).exit_code == 0
+
+
+def test_a_table_that_is_not_there_is_not_asked_about(company: Company, tmp_path: Path) -> None:
+    """The service is not even connected to: nobody listens at its address here."""
+    asked = ("query", tmp_path / "none.csv", "--config", company.config("ann"))
+    result = mpc_train(*asked, "--model", "study", "--out", tmp_path / "found.csv")
+    assert result.exit_code == 4 and "none.csv: there is no such file" in result.stderr
+
+
+def test_a_table_without_a_row_is_warned_about(
+    serving: Serving, company: Company, tmp_path: Path
+) -> None:
+    there, table = serving(), raw(tmp_path / "new.csv", 1)
+    table.write_text(table.read_text().splitlines()[0] + "\n")
+    asked = ("query", table, "--config", company.config("ann"), "--model", "study")
+    result = mpc_train(*asked, "--out", tmp_path / "found.csv")
+    assert result.exit_code == 0 and "columns and no row" in result.stderr
     assert not there.questions
-    assert mpc_train(*ask, "--out", tmp_path / "found.csv", "--rows", ROWS - 1).exit_code == 0
 
 
 @pytest.mark.parametrize(
