@@ -190,7 +190,7 @@ def test_the_readme_s_node_file_allows_the_demo_s_job(tmp_path: Path) -> None:
 
 def job_of_the_readme() -> str:
     text = page("job")
-    block = text[text.index("## A job") : text.index("Every key and its default")]
+    block = text[text.index("## A job") : text.index("[job-keys.md](job-keys.md) has every key")]
     return "\n".join(line[4:] for line in block.splitlines() if line.startswith("    "))
 
 

@@ -189,6 +189,7 @@ WAYS: tuple[Way, ...] = (
                 "permuted under a fresh mask before it is sent"
             ),
             "protocols/shares/reveal.py: fresh.delta.get": "the reveal gate",
+            "protocols/shares/reveal.py: z.part.get": "the reveal gate",
             "mpc_train/serving/lanes.py: found.part.get": (
                 "this evaluator's summand of counts, kept in memory until their release"
             ),

@@ -57,8 +57,8 @@ class Findings:
     impossible: list[str] = field(default_factory=list)
     """Names of impossible metrics: None, with `OUT_OF_RANGE` as their reason."""
 
-    words: dict[str, NDArray[np.int64]] = field(default_factory=dict, repr=False)
-    """What each metric was read from."""
+    words: dict[str, NDArray[np.int64]] = field(default_factory=dict, repr=False, compare=False)
+    """What each metric was read from, as `Form.words`."""
 
     def take(self, job: Job, name: str, form: Form, words: NDArray[np.int64]) -> None:
         """Read the metric `name` from the words of `figures.released`."""

@@ -21,7 +21,7 @@ from mpc_train.admission.load import load_job
 from mpc_train.admission.rules import PrivacyRules, check_rules
 from mpc_train.errors import JobError, RefusedError
 from mpc_train.jobs import outputs
-from mpc_train.jobs.audience import RANGE, listed
+from mpc_train.jobs.audience import RANGE, TRAINING_COUNTS, listed
 from mpc_train.jobs.job import Job
 from mpc_train.jobs.outputs import leaving, words_for, words_of
 from mpc_train.jobs.reveal import METRICS, Metric
@@ -375,8 +375,9 @@ def test_every_output_has_its_word_and_is_refused_without_it(tmp_path: Path) -> 
                 assert word.word in said and f"is not listed under {word.key}" in said
     known = {*get_args(Metric), *get_args(outputs.OverFolds), *get_args(outputs.Disclosure)}
     # Whether a value left the ring's range is asked of nobody, but named, and can be switched off.
-    # Federated jobs, which reveal nothing else, are tested in federated/test_job.py.
-    assert seen == {*known, RANGE, "the model"} - {"federated"}
+    # Federated jobs, which reveal nothing else, are tested in federated/test_job.py; counts of the
+    # training rows, which leave only where drift is watched, in jobs/test_serve.py.
+    assert seen == {*known, RANGE, "the model"} - {"federated", TRAINING_COUNTS}
 
 
 def test_means_over_folds_do_not_escape(tmp_path: Path) -> None:

@@ -244,7 +244,7 @@ def test_objects_in_an_npz_are_not_unpickled(tmp_path: Path) -> None:
     np.savez(path, age=np.zeros(3), region=np.zeros(4))
     assert "[3, 4] rows" in refused(Source(str(path)))
     np.savez(path, age=np.zeros((3, 2, 2)))
-    assert "missing column 'age'" in refused(Source(str(path)))
+    assert "missing columns 'age'" in refused(Source(str(path)))
     np.savez(path, age=np.array(3.0))
     assert "one number, without rows" in refused(Source(str(path)))
 
