@@ -18,9 +18,10 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import OrderedDict, deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import TYPE_CHECKING, Protocol
 
 from mpc_train.errors import ArtifactError, QueryError, RefusedError
@@ -339,6 +340,8 @@ class Evaluation:
         self._waiting: OrderedDict[tuple[str, bytes, int], Asked] = OrderedDict()
         self._late: dict[str, deque[float]] = {}
         """By client, when its last parts came late or never, as `time.monotonic` has it."""
+        self._led: dict[str, int] = {}
+        """By client, the number of the batch that last began with a question of it."""
         self._rests_at = float("inf")
         self.figures = Figures()
 
@@ -555,26 +558,30 @@ class Evaluation:
             self._send_again(asked, kept)
 
     def _next_batch(self) -> Batch:
-        """The question that waits longest, and others to the same model that fit beside it."""
-        model = next(iter(self._waiting.values())).model
+        """The first question in turn, and others to the same model that fit beside it."""
+        waiting = self._in_turn()
+        model = waiting[0].model
+        self._led[waiting[0].client] = self.figures.batches + 1
         sizes = [rows for place, rows in self._lane_of if place == model]
-        parts = self._together(model, sizes[-1])
+        parts = _together(waiting, model, sizes[-1])
         if sum(part.rows for part in parts) < WIDE_SHARE * sizes[-1]:
-            parts = self._together(model, BUCKETS[-1])
+            parts = _together(waiting, model, BUCKETS[-1])
         rows = sum(part.rows for part in parts)
         size = next(size for size in sizes if size >= rows)
         batch = Batch(self._lane_of.index((model, size)), tuple(parts))
         self._announce(batch)
         return batch
 
-    def _together(self, model: int, most: int) -> list[Part]:
-        """Questions to a model that wait, in their order, of so many rows together."""
-        parts, rows = [], 0
+    def _in_turn(self) -> list[Asked]:
+        """The questions that wait: the oldest of each client, beginning with the client whose turn
+        was longest ago, then the next of each. So nobody waits for all that another asks at once,
+        and every question's turn comes."""
+        earlier = Counter[str]()
+        turns = []
         for asked in self._waiting.values():
-            if asked.model == model and rows + asked.rows <= most:
-                parts.append(Part(*asked.key, asked.rows))
-                rows += asked.rows
-        return parts
+            turns.append((earlier[asked.client], self._led.get(asked.client, 0), asked))
+            earlier[asked.client] += 1
+        return [asked for *_, asked in sorted(turns, key=itemgetter(0, 1))]
 
     def _announce(self, batch: Batch) -> None:
         for name in self._names[1:]:
@@ -633,9 +640,10 @@ class Evaluation:
                 raise QueryError(f"{self._names[0]} announced more rows than a unit has")
             asked = self._waiting.pop((part.client, part.visit, part.number), None)
             if asked is not None:
-                code = "" if self._leads else self._refuses(asked)
                 if (asked.model, asked.rows) != (model, part.rows):
-                    code = "malformed"
+                    code = "malformed"  # and not counted: it is not computed
+                else:
+                    code = "" if self._leads else self._refuses(asked)
                 if code:
                     self._refuse(part.client, part.visit, part.number, code, asked)
                 else:
@@ -671,3 +679,13 @@ class Evaluation:
         news = self.figures.news(len(self._waiting), rounds)
         if news is not None:
             self._session.progress(phase="serving", bytes_sent=self._net.bytes_sent, **news)
+
+
+def _together(waiting: Sequence[Asked], model: int, most: int) -> list[Part]:
+    """Questions to a model, in their order, of so many rows together."""
+    parts, rows = [], 0
+    for asked in waiting:
+        if asked.model == model and rows + asked.rows <= most:
+            parts.append(Part(*asked.key, asked.rows))
+            rows += asked.rows
+    return parts

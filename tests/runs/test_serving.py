@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -15,12 +16,15 @@ import numpy as np
 import psutil
 import pytest
 
-from mpc_train.errors import QueryRefusedError
+from mpc_train.errors import QueryLostError, QueryRefusedError
 from parties.agreement import control
 from parties.agreement.contract import CONTRACT_VERSION
 from parties.agreement.control import MAX_CARRIED_BYTES
+from parties.errors import AbortedError
+from parties.nodes import client as client_module
 from parties.wire.control_plane import ControlClient
 from parties.wire.zmq_transport import CurveKeys, Transport
+from protocols.errors import PeerTimeoutError
 from tests.runs.test_resume import free_address
 from tests.support.patience import PATIENCE_S, wait_until
 from tests.support.serving_study import TOLERANCE, Asking, ServingStudy, newest
@@ -175,6 +179,83 @@ def test_a_client_of_its_own_making_harms_nobody(house: ServingStudy) -> None:
     with house.client("clinic") as service:
         found = service.ask(newest(service), house.local())
     assert np.abs(found - house.expected("one.model")).max() <= TOLERANCE
+    in_order(house)
+
+
+class Deaf(ControlClient):
+    """A connection that sends, and while `stalls` is set reads nothing."""
+
+    stalls = threading.Event()
+
+    def poll(self, timeout_s: float) -> bytes | None:
+        if not self.stalls.is_set():
+            return super().poll(timeout_s)
+        time.sleep(min(timeout_s, 0.05))
+        self._pass()
+        return None
+
+    def state(self) -> str:
+        return "connected" if self.stalls.is_set() else super().state()
+
+
+BURSTS, BURST = 10, 20
+
+
+def test_a_client_that_asks_and_never_reads_holds_nobody_up(
+    house: ServingStudy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its answers wait for it at the coordinator. When it asks for more than is kept its visit
+    ends, and it begins anew."""
+    expected = house.expected("one.model")
+    with house.client() as service, Asking(house, service, "one.model") as asking:
+        wait_until(lambda: asking.answered > 3, "answers")
+        monkeypatch.setattr(client_module, "ControlClient", Deaf)
+        monkeypatch.setattr(client_module, "MAX_ASKED", 1 << 20)
+        with house.client("clinic") as deaf:
+            model, patience_s = newest(deaf), deaf._answer_s
+            talk = deaf._client._talk
+            assert isinstance(talk, Deaf)
+
+            def ask(count: int) -> None:
+                """Ask without waiting for the answers."""
+                deaf._answer_s = 0.0
+                for _ in range(count):
+                    with pytest.raises(QueryLostError):
+                        deaf.ask(model, house.local())
+                deaf._answer_s = patience_s
+
+            def is_right() -> bool:
+                try:
+                    found = deaf.ask(newest(deaf), house.local())
+                except (QueryRefusedError, AbortedError, PeerTimeoutError):
+                    return False
+                return bool(np.abs(found - expected).max() <= TOLERANCE)
+
+            Deaf.stalls.set()
+            try:
+                heard, before = talk._link.received, resident(house)
+                for _ in range(BURSTS):
+                    ask(BURST)
+                    answered = asking.answered
+                    wait_until(lambda: asking.answered > answered + 5, "answers to another")  # noqa: B023
+                after = resident(house)
+                assert talk._link.received == heard and talk is deaf._client._talk
+                assert talk._link.sent > 2 * BURSTS * BURST
+            finally:
+                Deaf.stalls.clear()
+            # What it did not read comes late, and spoils nothing.
+            wait_until(is_right, "an answer to the one that was deaf")
+            assert talk._link.received >= heard + 2 * BURSTS * BURST
+            Deaf.stalls.set()
+            try:
+                ask(40 * BURST)
+                answered = asking.answered
+                wait_until(lambda: asking.answered > answered + 5, "answers beside a flood")
+            finally:
+                Deaf.stalls.clear()
+            wait_until(is_right, "an answer to the one that has flooded")
+    assert not asking.wrong and not asking.refused, (asking.wrong, asking.refused)
+    assert all(after[name] <= before[name] + 40 for name in before), (before, after)
     in_order(house)
 
 

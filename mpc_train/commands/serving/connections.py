@@ -96,7 +96,6 @@ class Port:
             route = accepted.lost.popleft()
             ends.forget(route)
             service.on_lost(route)
-            accepted.names.pop(route, None)
         while ends.ended:
             service.on_lost(ends.ended.popleft())
         service.forget_idle()

@@ -156,6 +156,30 @@ def test_columns_are_what_their_cells_are_one_by_one(wide: Job, rows: list[dict[
     assert chunk.frame.equals(right) and chunk.frame.schema == right.schema
 
 
+CELL_TEXTS = st.sampled_from(["1", "2.5", "null", '"a"', '"a:b"', '"\\u003a"', '{"a": 1}', "[{}]"])
+NAME_TEXTS = st.sampled_from(['"age"', '"\\u0061ge"', '"income"', '"a:b"', '"other"', '"é"'])
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@given(st.lists(st.lists(st.tuples(NAME_TEXTS, CELL_TEXTS), max_size=5), min_size=1, max_size=3))
+def test_a_name_that_is_said_twice_is_a_fault(wide: Job, rows: list[list[tuple[str, str]]]) -> None:
+    """JSON keeps the last of two: with the other value there would be another prediction."""
+    texts = ["{" + ", ".join(f"{name}: {cell}" for name, cell in row) + "}" for row in rows]
+    with pytest.raises(DataError) as refused:
+        read(wide, f'{{"instances": [{", ".join(texts)}]}}'.encode())  # "y 2" is missing
+    twice = [len({json.loads(name) for name, _ in row}) < len(row) for row in rows]
+    assert ("two names are the same column" in str(refused.value)) == any(twice)
+    if any(twice):
+        assert f"instance {twice.index(True)}: two names" in str(refused.value)
+
+
+def test_one_list_of_instances_is_read(job: Job) -> None:
+    row = '[{"scan": [1, 2, 3, 4, 5, 6]}]'
+    for first, second in ((row, row), (row, "[]"), ("[]", row)):
+        with pytest.raises(DataError, match='says "instances" more than once'):
+            read(job, f'{{"instances": {first}, "instances": {second}}}'.encode())
+
+
 def test_ordinary_requests_are_within_the_bound(job: Job, tmp_path: Path) -> None:
     rng = np.random.default_rng(1)
     rows = [{"scan": rng.random(6).tolist()} for _ in range(MOST_ROWS)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,26 +10,36 @@ import msgspec
 import numpy as np
 import pytest
 import torch
+from msgspec.structs import replace
 
 from mpc_train.admission.load import load_job
-from mpc_train.errors import QueryRefusedError
+from mpc_train.errors import QueryError, QueryRefusedError
 from mpc_train.jobs.job import Job
 from mpc_train.owners.local import Local
 from mpc_train.results.plain_model import plain_module
-from mpc_train.serving import messages
+from mpc_train.serving import lanes, messages
 from mpc_train.serving import program as program_module
 from mpc_train.serving.allowance import Allowance
 from mpc_train.serving.desk import Answers, Kept, ServiceDesk
 from mpc_train.serving.journal import Journal
 from mpc_train.serving.lanes import BUCKETS, WIDE_ROWS, unit_rows
+from mpc_train.serving.messages import Batch, Part
 from mpc_train.serving.monitoring.record import Record
 from mpc_train.serving.offered import Offered
-from mpc_train.serving.program import MOST_HELD, MOST_WAITING, STRIKES, NoDesk
+from mpc_train.serving.program import (
+    MOST_HELD,
+    MOST_WAITING,
+    STRIKES,
+    Asked,
+    Evaluation,
+    NoDesk,
+)
+from parties.agreement.visitors import MAX_NUMBER
 from parties.audit.entries import Kind
 from parties.errors import AbortedError
 from parties.nodes.node import ending
-from protocols.errors import InterruptedRunError, PeerLostError
-from tests.support.house import Asker, House, in_no_time
+from protocols.errors import FrameError, InterruptedRunError, PeerLostError
+from tests.support.house import Asker, House, in_no_time, only_units_of
 from tests.support.jobs import JOB, replaced, write_job
 from tests.support.served import kept_in_shares, shares_of, some_weights
 
@@ -142,6 +153,85 @@ def test_full_questions_that_come_together_share_a_wide_unit(
         right(clinic, model, number, each)
     assert house.reports[house.names[0]]["batches"] == batches
     assert house.used_twice() == 0
+
+
+def test_clients_are_answered_in_turn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who asks once does not wait for all that another has asked, also of another model."""
+    only_units_of(16, monkeypatch)
+    house = house_of(job_of(tmp_path / "one"), job_of(tmp_path / "other", text=CLASSES))
+    one, other = house.models
+    clinic, practice = Asker("clinic", house), Asker("practice", house)
+    many = [clinic.asks(one, rows_of(9)) for _ in range(4)]
+    answered: list[bytes] = []
+    monkeypatch.setattr(
+        house.queues["ann"], "answer", lambda visit, number, data: answered.append(visit)
+    )
+    house.serve([*many, practice.asks(other, rows_of(2)), practice.asks(one, rows_of(2))])
+    order = [visit == practice.visit for visit in answered]
+    assert order == [False, True, False, True, False, False]
+
+
+def announcing(monkeypatch: pytest.MonkeyPatch, change: Callable[[Batch], Batch]) -> None:
+    """The first evaluator computes what it should, and tells the others something else."""
+    announce = Evaluation._announce
+
+    def lying(self: Evaluation, batch: Batch) -> None:
+        announce(self, change(batch) if batch.parts else batch)
+
+    monkeypatch.setattr(Evaluation, "_announce", lying)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda batch: replace(batch, lane=99), "ann announced a batch of no lane"),
+        (lambda batch: replace(batch, lane=-1), "malformed batch"),
+        (lambda batch: replace(batch, parts=batch.parts * 2), "more rows than a unit has"),
+        (lambda batch: replace(batch, parts=batch.parts * 513), "malformed batch"),
+        (lambda batch: replace(batch, parts=(replace(batch.parts[0], rows=129),)), "malformed"),
+        (lambda batch: replace(batch, parts=(replace(batch.parts[0], rows=0),)), "malformed"),
+    ],
+)
+def test_what_a_first_evaluator_may_not_announce_ends_the_session(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: Callable[[Batch], Batch], said: str
+) -> None:
+    only_units_of(1, monkeypatch)
+    house = house_of(job_of(tmp_path))
+    announcing(monkeypatch, change)
+    with pytest.raises((QueryError, FrameError), match=said):
+        house.serve([Asker("clinic", house).asks(house.models[0], rows_of(1))])
+
+
+def test_parts_that_are_announced_twice_or_of_another_model_are_not_computed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor counted again, by evaluators that follow one which says so."""
+    only_units_of(16, monkeypatch)
+    monkeypatch.setattr(lanes, "BUCKETS", (1, 16))
+    house = house_of(job_of(tmp_path / "one"), job_of(tmp_path / "other", text=CLASSES))
+    one, other = house.models
+    for name in house.names:
+        (tmp_path / name).mkdir()
+    desks = {name: Counting(tmp_path / name) for name in house.names}
+    house.desks = dict(desks)
+    clinic, practice, rows = Asker("clinic", house), Asker("practice", house), rows_of(1)
+
+    def wrong(waiting: Sequence[Asked], model: int, most: int) -> list[Part]:
+        return [Part(*asked.key, asked.rows) for asked in waiting] * 2
+
+    monkeypatch.setattr(program_module, "_together", wrong)
+    house.serve([clinic.asks(one, rows), practice.asks(other, rows)])
+    right(clinic, one, 1, rows)
+    refused = [f"{name}: malformed" for name in house.names]
+    assert practice.answer(other, 1, 1) == refused
+    assert desks[house.names[-1]].spent == 1
+    assert all(len(each) == 1 for queue in house.queues.values() for each in queue.answers.values())
+    assert house.used_twice() == 0
+
+
+def test_the_longest_batch_is_within_what_is_read() -> None:
+    visits = [Part("c" * 63, bytes(16), MAX_NUMBER - 1, 1)] * WIDE_ROWS
+    assert len(messages.encoded(Batch(2**32, tuple(visits)))) <= messages.MAX_BATCH_BYTES
 
 
 def test_networks_of_many_values_have_no_wide_units(tmp_path: Path) -> None:

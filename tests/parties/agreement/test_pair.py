@@ -257,3 +257,90 @@ def test_a_connection_that_is_gone_is_forgotten() -> None:
     desk.end.forget(ROUTE)
     assert not desk.end.ended and desk.end.seal(ROUTE, (b"answer",)) is None
     assert guest.say(b"head") is None
+
+
+def test_what_one_end_said_is_nothing_that_it_hears() -> None:
+    """Reflected messages agree on nothing, whether of the handshake or sealed."""
+    for place in range(3):
+        desk, message = Desk(), None
+        guest = Guest(desk)
+        message = guest.end.begin()
+        for _ in range(place):
+            desk.hear("ann", message)
+            message = guest.end.take(desk.last())
+            assert message is not None
+        with pytest.raises(HandshakeError):
+            guest.end.take(message)
+        assert guest.end.sealed is None
+    desk = Desk()
+    guest = Guest(desk).shake()
+    assert guest.end.sealed is not None
+    with pytest.raises(AuthenticationError):
+        guest.end.sealed.open(guest.end.sealed.seal((b"head",)))
+    sealed = desk.end.seal(ROUTE, (b"answer",))
+    assert sealed is not None
+    assert desk.hear("ann", *sealed) is None and desk.last() == ENDED
+
+
+def test_records_open_once_in_order_and_on_their_own_connection() -> None:
+    desk = Desk()
+    for change in ("swapped", "dropped", "moved"):
+        guest, other = Guest(desk).shake(), Guest(desk, route=b"2").shake()
+        assert guest.end.sealed is not None and other.end.sealed is not None
+        first, second = (guest.end.sealed.seal((part,)) for part in (b"first", b"second"))
+        if change == "moved":
+            assert desk.hear("ann", *first, route=b"2") is None
+            assert other.say(b"head") is None
+        else:
+            said = (second, first) if change == "swapped" else (second,)
+            assert [desk.hear("ann", *each) for each in said] == [None] * len(said)
+        desk.end.forget(ROUTE)
+        desk.end.forget(b"2")
+
+
+def test_a_message_is_for_its_place_in_the_handshake_and_for_its_client() -> None:
+    """Twice, too early, or in the connection of another client: it ends the connection where it
+    came, and no keys are agreed on."""
+    desk, guest = Desk(), Guest(Desk())
+    guest.desk = desk
+    desk.hear("ann", guest.end.begin())
+    proposal = guest.end.take(desk.last())
+    assert proposal is not None
+    for route, client in ((b"2", "bob"), (b"3", "ann")):
+        desk.hear(client, bytes(32), route=route)
+        desk.hear(client, proposal, route=route)
+        assert desk.said[-1] == (route, (ENDED,)), client
+    desk.hear("ann", proposal)
+    assert len(desk.last()) > 5000
+    desk.hear("ann", proposal)
+    assert desk.said[-1] == (ROUTE, (ENDED,)) and desk.end.seal(ROUTE, (b"answer",)) is None
+    assert desk.hear("ann", proposal) is None and desk.last() == ENDED
+
+
+@pytest.mark.parametrize("field", [SUITE, PURPOSE])
+def test_another_suite_or_purpose_in_a_proposal_is_refused(field: str) -> None:
+    desk = Desk()
+    guest = Guest(desk)
+    desk.hear("ann", guest.end.begin())
+    proposal = guest.end.take(desk.last())
+    assert proposal is not None and proposal.count(field.encode()) == 1
+    lower = field.encode()[:-1] + b"0"
+    desk.hear("ann", proposal.replace(field.encode(), lower))
+    assert desk.last() == ENDED
+
+
+def test_connections_that_never_finish_take_no_room_and_nobody_s_place() -> None:
+    desk = Desk()
+    bob = Guest(desk, route=b"b", name="bob").shake()
+    for number in range(200):
+        desk.hear("ann", bytes(32), route=number.to_bytes(5, "big"))
+    assert len(desk.end._lines) == 1 + MAX_LINES
+    assert {parts for _, parts in desk.said[-50:]} == {(BUSY,)}
+    assert bob.say(b"head") == (b"head",)
+
+
+def test_a_server_that_was_started_again_knows_no_connection_of_before() -> None:
+    guest = Guest(Desk()).shake()
+    guest.desk = Desk()
+    assert guest.say(b"head") is None and guest.desk.said == [(ROUTE, (ENDED,))]
+    assert guest.say(b"head", b"part") is None
