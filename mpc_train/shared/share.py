@@ -39,7 +39,6 @@ from mpc_train.admission.load import job_from_bytes
 from mpc_train.checkpoints import summands
 from mpc_train.checkpoints.state import Entry
 from mpc_train.errors import ArtifactError, JobError
-from mpc_train.evaluation.histograms import histograms
 from mpc_train.preparation.fitted import Factors, Parameters
 from protocols.arrays import Words
 from protocols.canonical import pack
@@ -217,6 +216,8 @@ def check(job: Job, said: Public) -> None:
 
 
 def _check_counts(job: Job, found: Mapping[str, tuple[int, ...]]) -> None:
+    from mpc_train.evaluation.histograms import histograms  # and Polars: a coordinator needs none
+
     expected = {one.name: len(one.bins) for one in histograms(job)} if job.counts_training else {}
     if {name: len(counts) for name, counts in found.items()} != expected:
         raise ArtifactError(f"the counts of training rows are not those of job {job.name}")

@@ -17,6 +17,7 @@ from mpc_train.errors import (
     ModelError,
     NodeFailedError,
     OwnersError,
+    PortTakenError,
     QueryRefusedError,
     RefusedError,
     classify,
@@ -305,6 +306,7 @@ def test_exit_statuses() -> None:
     expected = {
         JobError("x"): 3,
         ConfigError("x"): 3,
+        PortTakenError("x"): 7,
         ModelError("x"): 3,
         DataError("x"): 4,
         LinkageError("x"): 4,
@@ -341,6 +343,7 @@ def test_exit_statuses() -> None:
         *vars(protocols_errors),
         "JobError",
         "ConfigError",
+        "PortTakenError",
         "ModelError",
         "OwnersError",
         "DataError",

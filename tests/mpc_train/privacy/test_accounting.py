@@ -90,9 +90,7 @@ def test_accounting_is_exact_on_random_jobs(job: Job, drawn: tuple[Decimal, Deci
     # A step of the multiplier less would cost too much, so that no budget is thrown away.
     less = of_formula(max(multiplier - STEP, 1e-9), epochs, float(kept))
     assert less > float(epsilon) * (1 - 2e-9)
-    spent_in_words = costs.total(one).training
-    assert Fraction(spent_in_words) <= Fraction(epsilon)
-    assert spent_in_words == pytest.approx(float(epsilon), rel=1e-15)
+    assert costs.total(one).training == float(epsilon)
 
 
 @pytest.mark.parametrize("variance", [256**2, Fraction(2**9) ** 2 / 3, 2**40, 2**100 + 1])
