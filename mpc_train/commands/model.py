@@ -288,8 +288,8 @@ def model_retire(
         say(f"{name} {held.version}: destroyed")
         if held.about.job.serve is not None:
             say(
-                "warning: if mpc-train serve runs on this node, it has this share in memory and "
-                "answers with it until it is stopped",
+                "if mpc-train serve runs on this node, it refuses questions to this model from now "
+                "on, and forgets the share when it is started again",
                 aside=True,
             )
 

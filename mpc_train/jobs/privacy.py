@@ -50,11 +50,11 @@ class Privacy(Strict, frozen=True):
     unit: str = ROW
     """Whom the guarantee is for: "row", or the identifier of `data.split_by` (a patient with all
     rows that one owner has of them). In a federated job: "owner"."""
+    most_rows: int | None = None
+    """With an identifier: the most rows of one unit; an owner with more of one is refused."""
     bands: int = 1
     """So many steps' noise depends on one another, so that less of it adds up over a training; rows
     are then in the same order in every epoch. 1: the noise of each step is independent."""
-    most_rows: int | None = None
-    """With an identifier: the most rows of one unit; an owner with more of one is refused."""
 
     def __post_init__(self) -> None:
         compose(self, "unit")

@@ -79,6 +79,8 @@ STRIKES, STRIKE_S = 3, 600.0
 """For so many parts of one client that come late or never an evaluator waits in so many seconds:
 who sends them holds the others up for a hundredth of the time."""
 IDLE_S = 0.25
+LOOK_S = 1.0
+"""How often an evaluator looks whether it still keeps a model that it is asked."""
 REST_S = 1.5
 """After so long without a question the first evaluator lets the others write their accounts."""
 MOST_UNITS, AHEAD_BYTES = 32, 64 << 20
@@ -98,6 +100,8 @@ Counts = Mapping[str, tuple[int, ...]]
 Shares = Callable[[str], list[ModelShare]]
 """This evaluator's shares of the model with this digest, the newest first: more than one while a
 refresh is not over. Raises ArtifactError."""
+Keeps = Callable[[Offered], bool]
+"""Whether this evaluator still has a share of a model; not after `mpc-train model retire`."""
 
 
 class Desk(Protocol):
@@ -182,7 +186,8 @@ class ServeProgram:
     """A service as the nodes of `parties` run it.
 
     me: this node. shares: None where no vault is. allows: checks a service against this node's
-    rules, and raises RefusedError. desk: counts questions and keeps account of them.
+    rules, and raises RefusedError. desk: counts questions and keeps account of them. keeps: asked
+    while the service is open.
     """
 
     def __init__(
@@ -191,8 +196,9 @@ class ServeProgram:
         shares: Shares | None,
         allows: Callable[[Agreed], None] = lambda agreed: None,
         desk: Desk | None = None,
+        keeps: Keeps = lambda model: True,
     ) -> None:
-        self._me, self._shares, self._allows = me, shares, allows
+        self._me, self._shares, self._allows, self._keeps = me, shares, allows, keeps
         self._desk = desk or NoDesk()
         self._agreed: Agreed | None = None
         self._held: dict[str, list[ModelShare]] = {}
@@ -248,7 +254,9 @@ class ServeProgram:
         with dispatch.computing(), session.channel.patience(FOREVER_S):
             if session.is_dealer:
                 _deal(session, agreed, outlines, served)
-            evaluation = Evaluation(session, agreed, outlines, shares, self._desk, self._answers)
+            evaluation = Evaluation(
+                session, agreed, outlines, shares, self._desk, self._answers, self._keeps
+            )
             try:
                 evaluation.run()
             finally:
@@ -319,11 +327,15 @@ class Evaluation:
         shares: Sequence[ModelShare],
         desk: Desk,
         answers: Answers,
+        keeps: Keeps,
     ) -> None:
         assert session.visitors is not None
         self._session, self._agreed, self._visitors = session, agreed, session.visitors
         self._outlines, self._shares, self._desk = outlines, shares, desk
-        self._answers = answers
+        self._answers, self._keeps = answers, keeps
+        self._looked: dict[int, tuple[float, bool]] = {}
+        """By a model's place: when this evaluator looked for its share, and whether it was there.
+        """
         self._net, self._names = session.channel, session.roles.evaluators
         self._index = self._names.index(session.me)
         self._places = {about.digest: place for place, about in enumerate(agreed.models)}
@@ -505,6 +517,8 @@ class Evaluation:
         """The word with which a question is not computed; empty: it is, and its rows count."""
         model = self._agreed.offered[asked.model]
         serve = model.job.serve
+        if self._is_retired(asked.model):
+            return "unknown-model"
         if serve is None or asked.client not in serve.clients:
             return "not-allowed"
         waiting = sum(key[0] == asked.client for key in self._waiting)
@@ -515,6 +529,14 @@ class Evaluation:
         except QueryError as error:
             return error.code
         return ""
+
+    def _is_retired(self, place: int) -> bool:
+        """Whether this node destroyed its share of a model while the service was open."""
+        at, kept = self._looked.get(place, (float("-inf"), True))
+        if kept and time.monotonic() - at >= LOOK_S:
+            kept = self._keeps(self._agreed.offered[place])
+            self._looked[place] = time.monotonic(), kept
+        return not kept
 
     def _repeats(self, asked: Asked) -> bool:
         """At the first evaluator: whether a question was answered before, and its answer is sent

@@ -18,9 +18,11 @@ from typing import TYPE_CHECKING, cast
 from mpc_train.errors import ArtifactError
 from mpc_train.shared.share import About, ModelShare
 from parties.errors import VaultError
+from parties.vault.store import entries_of
 from protocols.errors import EnvelopeError
 
 if TYPE_CHECKING:
+    from pathlib import Path
     from typing import BinaryIO
 
     from parties.vault.store import Store
@@ -110,6 +112,14 @@ def held_models(store: Store, name: str = "") -> Iterator[Held]:
             about = about_of(store, info.name, info.version)
             record = records.get((info.name, about.digest), 0)
             yield Held(about, info.version, info.created, record)
+
+
+def is_kept(folder: Path, name: str, digest: str) -> bool:
+    """Whether a vault has the signed record of the model of this digest, which goes with the share.
+    Uses no key."""
+    wanted = RECORD, name, digest
+    infos = (entry.info for entry in entries_of(folder, []))
+    return any((info.kind, info.name, info.job) == wanted for info in infos)
 
 
 def about_of(store: Store, name: str, version: int = 0) -> About:

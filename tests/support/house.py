@@ -13,7 +13,7 @@ import secrets
 import threading
 import time
 from collections import Counter, defaultdict, deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -143,6 +143,8 @@ class House:
     seed: int = 1
     clients: tuple[str, ...] = ()
     desks: dict[str, Desk] = field(default_factory=dict)
+    keeps: Callable[[str, Offered], bool] = lambda name, model: True
+    """Whether an evaluator still has its share."""
     answers: dict[str, Answers] = field(default_factory=lambda: defaultdict(Answers))
     drawn: Counter[tuple[str, bytes, bytes]] = field(default_factory=Counter)
     gone: set[bytes] = field(default_factory=set)
@@ -198,7 +200,12 @@ class House:
         if name in self.names:
             mine = [shares[self.names.index(name)] for shares in self.shares]
             held = {share.about.digest: [share] for share in mine}
-        program = ServeProgram(name, held.__getitem__, desk=self.desks.get(name, NoDesk()))
+        program = ServeProgram(
+            name,
+            held.__getitem__,
+            desk=self.desks.get(name, NoDesk()),
+            keeps=partial(self.keeps, name),
+        )
         program._answers = self.answers[name]  # kept over all sessions of a process
         program.prepare(self.agreed.to_bytes(), self.agreed.roles)
         roles, sid = self.agreed.roles, self.seed.to_bytes(32, "big")

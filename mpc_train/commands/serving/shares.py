@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from mpc_train.run.node_config import NodeConfig
+    from mpc_train.serving.offered import Offered
     from mpc_train.serving.service import Agreed
     from parties.audit.log import AuditLog
 
@@ -76,7 +77,7 @@ def _serve(config: Path, secret: Secret, output: Format, verbose: bool, live: in
     from mpc_train.serving.journal import Journal
     from mpc_train.serving.monitoring.record import Model, Record, drift_event
     from mpc_train.serving.program import ServeProgram
-    from mpc_train.shared.library import Library
+    from mpc_train.shared.library import Library, is_kept
     from parties.keys.live import LiveIdentity
     from parties.nodes.node import run_node
     from parties.nodes.supervisor import end_with_parent
@@ -112,7 +113,10 @@ def _serve(config: Path, secret: Secret, output: Format, verbose: bool, live: in
             _check(settings, agreed)
             events.say(_offer(agreed))
 
-        program = ServeProgram(me, Library(safe.opened).shares, allows, desk)
+        def keeps(model: Offered) -> bool:
+            return is_kept(safe.folder, model.name, model.digest)
+
+        program = ServeProgram(me, Library(safe.opened).shares, allows, desk, keeps)
         with (
             events.view.shown(),
             on_page(events.board, live, events.page),

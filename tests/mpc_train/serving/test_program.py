@@ -234,6 +234,27 @@ def test_the_longest_batch_is_within_what_is_read() -> None:
     assert len(messages.encoded(Batch(2**32, tuple(visits)))) <= messages.MAX_BATCH_BYTES
 
 
+@pytest.mark.parametrize("evaluator", ["ann", "bob"])
+def test_a_model_that_one_evaluator_retires_answers_no_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, evaluator: str
+) -> None:
+    monkeypatch.setattr(program_module, "LOOK_S", 0.0)
+    retired: set[tuple[str, str]] = set()
+    house = house_of(
+        job_of(tmp_path / "one"),
+        job_of(tmp_path / "other", text=CLASSES),
+        keeps=lambda name, model: (name, model.digest) not in retired,
+    )
+    one, other = house.models
+    clinic, rows = Asker("clinic", house), rows_of(2)
+    house.serve([clinic.asks(one, rows)])
+    right(clinic, one, 1, rows)
+    retired.add((evaluator, one.digest))
+    house.serve([clinic.asks(one, rows), clinic.asks(other, rows)])
+    assert clinic.answer(one, 2, 2) == [f"{evaluator}: unknown-model"]
+    right(clinic, other, 3, rows)
+
+
 def test_networks_of_many_values_have_no_wide_units(tmp_path: Path) -> None:
     job = job_of(tmp_path)
     assert unit_rows(job) == (*BUCKETS, WIDE_ROWS)
