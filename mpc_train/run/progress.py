@@ -23,7 +23,7 @@ LOOK_S = 1.0
 """How often to check whether a log has been silent for long."""
 
 
-TRAINING = "training"
+TRAINING, OPENING = "training", "opening the service"
 
 
 class ProgressView:
@@ -180,10 +180,10 @@ class ProgressView:
             self._suspended(fields)
         elif kind == "started":
             self._started = self._drawn = time.monotonic()
-            self._stage = TRAINING
+            self._stage = OPENING if self.serves else TRAINING
             self._begun = None
             self._steps.clear()
-            self._pace.begin(TRAINING)
+            self._pace.begin(self._stage)
             what = "the service opens" if self.serves else f"training{_resumed(fields)}"
             self.say(f"all nodes are connected to each other; {what}")
         elif kind == "reading":

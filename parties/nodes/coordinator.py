@@ -538,6 +538,8 @@ class Coordinator:
                     self._left(name)
         while self._server.news:
             kind, name, broken_s = self._server.news.popleft()
+            if name in self._roles.clients:  # who come and go as they like
+                continue
             fields = {"seconds": round(broken_s, 1)} if broken_s else {}
             self._event(kind, node=name, **fields)
             away = (each for each, node in self._nodes.items() if self._is_away(node))
