@@ -187,9 +187,12 @@ def _model(job: Job) -> list[Cost]:
         return []
     how = "Gaussian noise in every step; all that follows from the weights costs nothing more"
     # The noise is computed so that it costs this at most, and nearly this (`accounting`).
+    return [Cost(MODEL, "training", _left_for_training(job), how, tuple(names))]
+
+
+def _left_for_training(job: Job) -> float:
     left = training_epsilon(job)
-    epsilon = _downwards(left) if counts_cost(job) else float(left)
-    return [Cost(MODEL, "training", epsilon, how, tuple(names))]
+    return _downwards(left) if counts_cost(job) else float(left)
 
 
 def _counts(job: Job) -> list[Cost | Refusal]:
@@ -216,12 +219,11 @@ def _downwards(epsilon: Fraction) -> float:
 def _rounds(job: Job) -> list[Cost | Refusal]:
     """All that leaves a federated job."""
     how = "Gaussian noise in the sum of every round; what owners compute from it costs nothing more"
-    epsilon = _downwards(Fraction(privacy_of(job).epsilon))
     bits = (
         "an owner keeps its own update within the norm, so that the bit does not tell of its rows"
     )
     found: list[Cost | Refusal] = [
-        Cost(MODEL, "training", epsilon, how, (GLOBAL, "federated")),
+        Cost(MODEL, "training", _left_for_training(job), how, (GLOBAL, "federated")),
         Cost(WITHIN, "own", 0.0, bits, (WITHIN,)),
     ]
     if job.federated.sizes == "secret" and job.federated.weighting == "rows":

@@ -11,6 +11,7 @@ from typing import Literal
 
 import msgspec
 
+from mpc_train.errors import DataError
 from mpc_train.tables.dates import ISO, MAX_PIVOT, MIN_PIVOT, DateForm, FormError
 from mpc_train.tables.postgres_url import UrlError, parse_url
 from mpc_train.tables.spelling import compose, entry_of, name_of
@@ -335,6 +336,13 @@ def resolved(source: Source, resolve: Callable[[str], Path]) -> Source:
         password_file=str(resolve(source.password_file)) if source.password_file else "",
         array_folder=str(resolve(source.array_folder)) if source.array_folder else "",
     )
+
+
+def unreadable(path: Path, error: OSError) -> DataError:
+    """What is said of a data file that cannot be opened or read."""
+    if isinstance(error, FileNotFoundError):
+        return DataError(f"{path}: there is no such file; correct the path of the data file")
+    return DataError(f"{path}: cannot be read ({error.strerror})")
 
 
 def label_of(source: Source) -> str:

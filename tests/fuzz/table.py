@@ -36,7 +36,6 @@ NOBODY_ELSES: dict[str, str] = {
     "mpc_train.serving.lanes": "the head of a frame that the channel has verified; test_lanes",
     "mpc_train.run.phases.shelf": "reads an object of the vault, which has verified",
     "mpc_train.commands.local.run": "the model that a node of this machine has written",
-    "mpc_train.federated.rounds.begun": "reads an object of the vault, which has verified",
     "mpc_train.federated.flower": "views a message that was made here",
     "mpc_train.federated.mean": "views the system's randomness",
     "mpc_train.federated.rounds.client": "views pieces whose length it has checked; test_rounds",

@@ -7,8 +7,6 @@ struct. `test_job_reference.py` fails when the page is not what comes out here.
 """
 
 import inspect
-from datetime import date
-from decimal import Decimal
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -16,17 +14,9 @@ import msgspec
 
 from mpc_train.jobs.job import Job
 from mpc_train.tables.schema import Column
-from tests.support.node_reference import DOCS, default, docstrings, toml
+from tests.support.node_reference import DOCS, TYPES, default, docstrings, toml
 
 PAGE = "job-keys.md"
-TYPES = {
-    str: "text",
-    int: "whole number",
-    bool: "true or false",
-    float: "number",
-    Decimal: "number",
-    date: "date, YYYY-MM-DD",
-}
 INSIDE = frozenset({"shapes", "joined", "network", "table", "plain", "fold"})
 """Fields that a run fills in: no key of a file."""
 

@@ -154,15 +154,13 @@ def query_command(
 
 def _check_readable(table: Path) -> None:
     """Raise DataError for a file that is not there, before anybody is asked anything."""
+    from mpc_train.tables.source import unreadable
+
     try:
         with table.open("rb"):
             pass
-    except FileNotFoundError as error:
-        raise DataError(
-            f"{table}: there is no such file; correct the path of the data file"
-        ) from error
     except OSError as error:
-        raise DataError(f"{table}: cannot be read ({error.strerror})") from error
+        raise unreadable(table, error) from error
 
 
 @contextlib.contextmanager

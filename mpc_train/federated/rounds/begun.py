@@ -16,9 +16,7 @@ from typing import TYPE_CHECKING, Literal
 import msgspec
 
 from mpc_train.errors import DataError
-from mpc_train.run.phases.shelf import RUN
-from parties.errors import VaultError
-from protocols.errors import EnvelopeError
+from mpc_train.run.phases.shelf import RUN, NoteKept
 
 if TYPE_CHECKING:
     from parties.vault.store import Store
@@ -46,13 +44,17 @@ class Begun:
         table: str,
         spend: Callable[[], None],
     ) -> None:
-        self._opened, self._job, self._digest = opened, job, digest
-        self._table, self._spend = table, spend
+        advice = (
+            f"shred it (vault shred {job} --kind {RUN}) if your organisation accepts that the run "
+            "counts once more"
+        )
+        self._note = NoteKept(opened, job, digest, Taken, advice)
+        self._job, self._table, self._spend = job, table, spend
 
     @property
     def is_there(self) -> bool:
         """Whether a run has begun here. Raises DataError if it did so with another table."""
-        found = self._read()
+        found = self._note.read()
         if found is not None and found.table != self._table:
             raise DataError(
                 f"a run of {self._job} has begun here with another table; nothing was shared. "
@@ -63,36 +65,12 @@ class Begun:
     def enter(self, sid: bytes, run: bytes) -> None:
         """An update is about to leave, in this session. run: by which the evaluators know the run,
         empty before its first round is opened. Raises RefusedError, before anything is sent."""
-        found, known = self._read(), (run or sid).hex()
+        found, known = self._note.read(), (run or sid).hex()
         if found is not None and found.run == known:
             return
         self._spend()
-        self._write(Taken(self._table, known))
+        self._note.write(Taken(self._table, known))
 
     def clear(self) -> None:
         """The run is over: another one counts anew."""
-        with self._opened() as store:
-            store.keep_only(RUN, self._job, ())
-
-    def _read(self) -> Taken | None:
-        with self._opened() as store:
-            versions = store.versions(RUN, self._job)
-            if not versions:
-                return None
-            with store.open(RUN, self._job, versions[-1]) as content:
-                if content.info.job != self._digest:
-                    return None
-                try:
-                    return msgspec.json.decode(content.reader.read(), type=Taken)
-                except (msgspec.MsgspecError, ValueError, EnvelopeError) as error:
-                    raise VaultError(
-                        f"the note of the run {self._job} cannot be read ({error}); shred it "
-                        f"(vault shred {self._job} --kind {RUN}) if your organisation accepts "
-                        "that the run counts once more"
-                    ) from error
-
-    def _write(self, note: Taken) -> None:
-        with self._opened() as store:
-            with store.writing(RUN, self._job, self._digest) as out:
-                out.write(msgspec.json.encode(note))
-            store.keep_only(RUN, self._job, [out.info.version])
+        self._note.clear()

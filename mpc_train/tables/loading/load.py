@@ -39,7 +39,7 @@ from mpc_train.tables.readers.renamed import in_words_of_the_job
 from mpc_train.tables.readers.staged import Content, StagedTable, as_written, read_head
 from mpc_train.tables.reading import Progress, Table
 from mpc_train.tables.schema import Schema
-from mpc_train.tables.source import Source, SourceProblem, check_texts, label_of
+from mpc_train.tables.source import Source, SourceProblem, check_texts, label_of, unreadable
 from mpc_train.tables.spelling import name_of
 from mpc_train.tables.typed import TypedTable
 
@@ -220,12 +220,8 @@ def open_table(
         raise
     except BrokenPipeError:
         raise  # from the code that shows the progress, not from the file
-    except FileNotFoundError as error:
-        raise DataError(
-            f"{path}: there is no such file; correct the path of the data file"
-        ) from error
     except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror})") from error
+        raise unreadable(path, error) from error
     before.check(path)
 
 
