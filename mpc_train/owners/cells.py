@@ -17,6 +17,7 @@ Then the owner, who knows the whole column, counts from the middle of its own ce
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,13 +40,14 @@ SUM_BITS = 61
 def cells(pipeline: Pipeline, values: Reals) -> Reals:
     """Whole numbers [rows, scaled terms], exact in float64, from the owner's u [rows, terms]."""
     scaled = list(pipeline.scaled)
-    found: Reals = np.rint(np.ldexp(values[:, scaled], CELL_BITS - reaches(pipeline)[scaled]))
+    reach = reaches(pipeline, pipeline.scaled)
+    found: Reals = np.rint(np.ldexp(values[:, scaled], CELL_BITS - reach))
     return found
 
 
-def reaches(pipeline: Pipeline) -> NDArray[np.int64]:
-    """`Term.reach` of all terms."""
-    return np.array([term.reach for term in pipeline.terms], np.int64)
+def reaches(pipeline: Pipeline, places: Sequence[int]) -> NDArray[np.int64]:
+    """`Term.reach` of the terms at these places."""
+    return np.array([pipeline.reaches[place] for place in places], np.int64)
 
 
 def halves(whole: Reals, bits: int) -> tuple[Reals, Reals]:

@@ -31,15 +31,15 @@ FINE_BITS = 42
 
 def opened_parameters(pipeline: Pipeline, sealed: Mapping[str, Reals]) -> dict[str, Reals]:
     """The parameters of `Pipeline.shapes`, in units of u, decoded from the sealed ones."""
-    reach, found = reaches(pipeline), {}
+    found: dict[str, Reals] = {}
     if pipeline.scaled:
-        unit = reach[list(pipeline.scaled)]
+        unit = reaches(pipeline, pipeline.scaled)
         exponent = np.rint(sealed[EXPONENT]).astype(np.int64) - unit
         # Whatever evaluators sealed: beyond this, float64 cannot represent a power of two.
         found[CENTER] = np.ldexp(sealed[CENTER], unit)
         found[INVERSE] = np.ldexp(sealed[MANTISSA], np.clip(exponent, -1000, 1000))
     if pipeline.filled:
-        found[FILL] = np.ldexp(sealed[FILL], reach[list(pipeline.filled)])
+        found[FILL] = np.ldexp(sealed[FILL], reaches(pipeline, pipeline.filled))
     return found
 
 
@@ -53,7 +53,7 @@ def remarks(pipeline: Pipeline, parameters: Mapping[str, Reals]) -> dict[str, li
     if not pipeline.scaled:
         return {}
     names = np.array(pipeline.names)[list(pipeline.scaled)]
-    inverse = np.ldexp(parameters[INVERSE], reaches(pipeline)[list(pipeline.scaled)])
+    inverse = np.ldexp(parameters[INVERSE], reaches(pipeline, pipeline.scaled))
     found = {"constant": inverse == 0, "coarse": inverse > 2.0**FINE_BITS}
     found["beyond"] = parameters.get(BEYOND, np.zeros(len(names))) != 0
     return {what: names[where].tolist() for what, where in found.items() if where.any()}

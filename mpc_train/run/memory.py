@@ -1,5 +1,5 @@
-"""How a training process uses memory: it keeps freed memory, because the next step needs the same,
-and frees what came from rows when their sums are computed.
+"""How a process that works for long uses memory: it keeps what it has freed, because the next step
+or question needs the same.
 
 A step frees all that it allocates, some of it in the transport's thread. By default the C library
 returns large blocks to the system and gets new ones, filled with zeros page by page: about a
@@ -27,7 +27,8 @@ _M_MMAP_THRESHOLD = -3
 
 
 def settle() -> None:
-    """Called before the first step: existing objects stay to the end, and freed memory is kept.
+    """Called before the first step, or before a service's first question: existing objects stay to
+    the end, and freed memory is kept.
 
     The collector does not examine existing objects again, and seldom runs: a step leaves no cycles.
     If the C library is not glibc, its settings do not change.

@@ -132,7 +132,7 @@ def question_parts(
     for root in roots:
         with np.errstate(over="ignore"):
             whole = whole - _drawn(root, whole.size)
-    return [head] * len(roots) + [head + whole.astype("<i8").tobytes()]
+    return [head] * len(roots) + [b"".join((head, whole.astype("<i8", copy=False).data))]
 
 
 def question_head(client: str, data: memoryview) -> tuple[str, int, bytes]:
@@ -175,7 +175,7 @@ def summands_of(data: memoryview, shapes: Shapes, root: bytes | None) -> dict[st
 
 def answer_of(words: Words) -> bytes:
     """At an evaluator."""
-    return _DONE + np.ascontiguousarray(words).astype("<i8").tobytes()
+    return _DONE + np.ascontiguousarray(words, "<i8").tobytes()
 
 
 def refusal_of(code: str) -> bytes:

@@ -35,14 +35,14 @@ def encode(values: NDArray[np.floating], fraction_bits: int) -> Words:
     """
     real = np.asarray(values, np.float64)
     limit = float(1 << (HEADROOM_BITS - fraction_bits))
-    bad = ~(np.abs(real) < limit)
-    if bad.any():
-        place = tuple(int(i) for i in np.argwhere(bad)[0]) if real.ndim else ()
+    fits = np.abs(real) < limit
+    if not fits.all():
+        place = tuple(int(i) for i in np.argwhere(~fits)[0]) if real.ndim else ()
         raise RangeError(
             f"element {place} of shape {real.shape} is not finite or not below 2^"
             f"{HEADROOM_BITS - fraction_bits} in magnitude; scale it, or use fewer fraction_bits"
         )
-    words: Words = np.rint(np.ldexp(real, fraction_bits)).astype(np.int64)
+    words: Words = np.rint(real * float(1 << fraction_bits)).astype(np.int64)
     return words
 
 

@@ -47,6 +47,7 @@ from mpc_train.jobs.job import Job
 from mpc_train.node.storage import NodeVault
 from mpc_train.owners.local import Local
 from mpc_train.results.plain_model import plain_module
+from mpc_train.run.memory import settle
 from mpc_train.run.place import KeyPlace, VaultPlace
 from mpc_train.serving.offered import MOST_ROWS
 from mpc_train.shared.description import Description
@@ -368,6 +369,7 @@ def serving(model: str, clients: int, rtt_ms: float | None) -> Iterator[Bench]:
                     vault, service.roster, settings, _ignore, _ignore, START_S, ANSWER_S
                 )
                 lines.append(stack.enter_context(line))
+            settle()  # as the commands of a client do
             yield Bench(service, lines)
         except BaseException:
             service.close()

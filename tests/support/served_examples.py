@@ -130,10 +130,10 @@ def _statistics(
 ) -> dict[str, Reals]:
     """Center, inverse and fill in the owners' units (`owners.applied`), of what is kept."""
     pipeline, found = job.pipeline, dict[str, Reals]()
-    reach, place = reaches(pipeline), {index: k for k, index in enumerate(pipeline.scaled)}
+    place = {index: k for k, index in enumerate(pipeline.scaled)}
     inverse = np.ones(0)
     if pipeline.scaled:
-        units = np.ldexp(1.0, reach[list(pipeline.scaled)] - CELL_BITS)
+        units = np.ldexp(1.0, reaches(pipeline, pipeline.scaled) - CELL_BITS)
         per_cell = words[COARSE] / 2.0 ** (bits + word)
         inverse = per_cell / units
         found[INVERSE] = inverse

@@ -35,6 +35,7 @@ def connected(
     """
     from mpc_train.asking.client import connected as client_of
     from mpc_train.commands.nodes import node_settings
+    from mpc_train.run.memory import settle
 
     def on_event(event: str, said: Mapping[str, Any]) -> None:
         log.info("%s %s", event, said)
@@ -49,4 +50,5 @@ def connected(
     with client_of(
         identity, roster, settings, note, on_event, connect_s, join_s=join_s, waits=waits
     ) as service:
+        settle()
         yield service

@@ -71,6 +71,7 @@ def _serve(config: Path, secret: Secret, output: Format, verbose: bool, live: in
     from mpc_train.node.places import run_directory
     from mpc_train.node.policy import in_force
     from mpc_train.node.storage import NodeVault
+    from mpc_train.run.memory import settle
     from mpc_train.run.node_config import load_node_config
     from mpc_train.serving.allowance import Allowance
     from mpc_train.serving.desk import ServiceDesk
@@ -117,6 +118,7 @@ def _serve(config: Path, secret: Secret, output: Format, verbose: bool, live: in
             return is_kept(safe.folder, model.name, model.digest)
 
         program = ServeProgram(me, Library(safe.opened).shares, allows, desk, keeps)
+        settle()
         with (
             events.view.shown(),
             on_page(events.board, live, events.page),
@@ -146,6 +148,7 @@ def _coordinate(
     from mpc_train.live.server import on_page
     from mpc_train.node.logbook import logbook
     from mpc_train.node.places import run_directory
+    from mpc_train.run.memory import settle
     from mpc_train.run.node_config import load_coordinator_config
     from mpc_train.serving.service_file import is_service_file, load_service_file
     from parties.keys.services.identity_service import IdentityService
@@ -180,6 +183,7 @@ def _coordinate(
         events("listening", {"address": node.address, "job": agreed.name})
         events.say(_offer(agreed))
         events.say(f"Listening on {node.address}, waiting for the nodes")
+        settle()
         with (
             events.view.shown(),
             on_page(events.board, live, events.page),
