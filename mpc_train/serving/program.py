@@ -83,9 +83,9 @@ LOOK_S = 1.0
 """How often an evaluator looks whether it still keeps a model that it is asked."""
 REST_S = 1.5
 """After so long without a question the first evaluator lets the others write their accounts."""
-MOST_UNITS, AHEAD_BYTES = 32, 64 << 20
-"""How many units of a lane are made ahead: at most so many, and at most so many bytes of material
-at each evaluator, but two, so that one is made while the other is used."""
+MOST_UNITS, AHEAD_BYTES = 32, 256 << 20
+"""How many units of a lane are made ahead: at most so many, and at most the lane's part of so many
+bytes of material at each evaluator, but two, so that one is made while the other is used."""
 WIDE_SHARE = 3 / 4
 """How full a wide unit is at least: with fewer rows, units of 128 cost less."""
 MOST_WAITING = 64
@@ -444,8 +444,9 @@ class Evaluation:
 
     def _order(self) -> None:
         """Order more units of the lanes that run low."""
+        part = AHEAD_BYTES // len(self._lanes)
         for number, lane in enumerate(self._lanes):
-            most = AHEAD_BYTES // max(1, self._unit_bytes[number])
+            most = part // max(1, self._unit_bytes[number])
             wanted = min(MOST_UNITS, max(2, most))
             left = self._ordered[number] - lane.units
             if 2 * left <= wanted and left < wanted:

@@ -137,6 +137,30 @@ def test_two_models_and_units_that_run_out(tmp_path: Path, monkeypatch: pytest.M
     assert {key[0] for key in house.drawn} == {*house.names, "registry"}
 
 
+def test_what_is_made_ahead_is_shared_by_all_models(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Several models do not fill more memory than one does, but for two units of each kind."""
+    room, sizes, ordered = 1 << 20, dict[int, int](), dict[int, int]()
+    monkeypatch.setattr(program_module, "AHEAD_BYTES", room)
+    order = program_module.Evaluation._ask_dealer
+
+    def noted(self: Any, lane: int, units: int) -> None:
+        if lane < len(self._unit_bytes):  # not the unit that says how large units are
+            sizes[lane], ordered[lane] = self._unit_bytes[lane], units
+        order(self, lane, units)
+
+    monkeypatch.setattr(program_module.Evaluation, "_ask_dealer", noted)
+    house = house_of(job_of(tmp_path / "one"), job_of(tmp_path / "other", text=CLASSES))
+    clinic = Asker("clinic", house)
+    house.serve([clinic.asks(house.models[0], rows_of(1))])
+    most = room // len(sizes)
+    assert len(sizes) == 8 and {sizes[lane] <= most // 3 for lane in sizes} == {True, False}
+    assert ordered == {
+        lane: min(program_module.MOST_UNITS, max(2, most // size)) for lane, size in sizes.items()
+    }
+
+
 @pytest.mark.parametrize(
     ("questions", "batches"), [([128] * 4, 1), ([128] * 3, 1), ([128] * 2, 2), ([100, 9, 1], 2)]
 )
