@@ -43,6 +43,7 @@ $(READY): requirements.txt pyproject.toml
 demo: $(READY)
 	@$(PY) examples/breast_cancer/make_data.py
 	@$(PY) launch.py examples/breast_cancer/job.toml --compare --vault
+	@echo; echo "Once more, and in federated rounds:"; $(PY) examples/federated/both_ways.py
 
 test: $(READY)
 	$(PY) -m pytest $(SPREAD) --cov --cov-report= -m "not slow and not timed and not soak"
