@@ -71,12 +71,13 @@ class Mutant:
 
 
 def read_mutants(path: Path = LIST) -> list[Mutant]:
+    """Raises TypeError for a key that none has: it is that of an entry whose `[[mutant]]` is
+    missing, and which would be another's edit."""
     return [
         Mutant(
-            entry["name"],
-            entry["why"],
-            tuple(entry["tests"]),
-            tuple(Edit(edit["file"], edit["old"], edit["new"]) for edit in entry["edit"]),
+            edits=tuple(Edit(**edit) for edit in entry.pop("edit")),
+            tests=tuple(entry.pop("tests")),
+            **entry,
         )
         for entry in tomllib.loads(path.read_text())["mutant"]
     ]

@@ -43,6 +43,16 @@ def test_there_are_as_many_as_there_were() -> None:
     assert len({mutant.name for mutant in MUTANTS}) == len(MUTANTS) >= LEAST
 
 
+def test_an_entry_without_its_head_is_no_edit_of_another(tmp_path: Path) -> None:
+    path, edit = tmp_path / "list.toml", "[[mutant.edit]]\nfile = 'a'\nold = 'b'\nnew = 'c'\n"
+    entry = "name = '{}'\nwhy = 'd'\ntests = ['e']\n" + edit
+    path.write_text(f"[[mutant]]\n{entry.format(1)}[[mutant]]\n{entry.format(2)}")
+    assert len(read_mutants(path)) == 2
+    path.write_text(f"[[mutant]]\n{entry.format(1)}{entry.format(2)}")
+    with pytest.raises(TypeError, match="name"):
+        read_mutants(path)
+
+
 def test_an_edit_needs_its_place_once() -> None:
     edit = Edit("x.py", "one", "two")
     assert edit.applied("zero one") == "zero two"

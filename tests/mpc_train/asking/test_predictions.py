@@ -14,10 +14,16 @@ import pytest
 
 from mpc_train.asking import predictions
 from mpc_train.asking.predictions import AT_ONCE, SharedPredictor, counted, fitting
-from mpc_train.errors import ConfigError, DataError, QueryError, QueryRefusedError
+from mpc_train.errors import (
+    ConfigError,
+    DataError,
+    QueryError,
+    QueryLostError,
+    QueryRefusedError,
+)
 from mpc_train.owners.local import Local
 from mpc_train.results.predicting import Predictor
-from mpc_train.serving.offered import MOST_ROWS, Offered
+from mpc_train.serving.offered import MOST_ROWS, NAME_BYTES, Offered
 from mpc_train.serving.offers import find
 from mpc_train.tables.source import Source
 from protocols.arrays import Reals
@@ -123,6 +129,36 @@ def test_what_passes_is_asked_again(clear: Predictor, table: Source) -> None:
     service = ClearService((clear, {}), refuse=codes.get)
     assert all_rows(asking(service).records(table)) == all_rows(clear.records(table))
     assert service.questions == 4 + len(codes)
+
+
+def test_a_question_keeps_its_name_while_nobody_knows_whether_it_was_answered(
+    clear: Predictor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that it counts once. One that was refused gets another name, and another question has its
+    own."""
+    monkeypatch.setattr(predictions, "FIRST_WAIT_S", 0.0)
+    names: list[bytes] = []
+    errors = [QueryLostError("lost", "unavailable")] * 2 + [QueryRefusedError("busy", "busy")]
+
+    class Losing(ClearService):
+        def ask(self, model: Offered, rows: Local, name: bytes = b"") -> Reals:
+            names.append(name)
+            if errors:
+                raise errors.pop(0)
+            return super().ask(model, rows, name)
+
+    predictor = asking(Losing((clear, {})))
+    predictor.predicted(typed(3, 1))
+    predictor.predicted(typed(3, 1))
+    assert [names.index(name) for name in names] == [0, 0, 0, 3, 4]
+    assert {len(name) for name in names} == {NAME_BYTES}
+
+
+def test_a_probability_of_a_half_is_of_the_class_1(clear: Predictor) -> None:
+    """As a logit of 0 is, of which it is the probability."""
+    predictor = asking(ClearService((clear, {"answer": "probability"})))
+    ((best, *_),) = predictor.of_answers(np.array([[0.5]]), 1)
+    assert best == predictor.classes[1] == clear.of_outputs(np.array([[0.0]]))[0][0]
 
 
 @pytest.mark.parametrize(

@@ -82,6 +82,16 @@ def test_a_spent_quota_is_refused_and_written_down(model: Served) -> None:
     question(desk.line("bob", b"2"), pair("bob")).outputs(local)
 
 
+def test_a_request_counts_when_it_is_admitted(model: Served) -> None:
+    """Whether its client stays or leaves; one that is not admitted does not count."""
+    desk = Desk({"risk": model})
+    assert code_of(desk.line("ann"), *ask(model, description=bytes(32))) == "changed"
+    assert desk.quota.rows == {}
+    desk.line("ann").send(ask(model))
+    desk.service.on_lost(b"1")
+    assert desk.quota.rows == {("ann", "risk"): SLOTS}
+
+
 def test_each_fault_has_a_name_and_ends_only_its_own_request(model: Served) -> None:
     desk = Desk({"risk": model})
     other = desk.line("bob", b"2")

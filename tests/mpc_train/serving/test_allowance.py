@@ -220,6 +220,27 @@ def test_a_question_that_was_lost_counts_once(tmp_path: Path) -> None:
                 counts.take("ann", "risk", 6, 12, name)
 
 
+def test_a_lost_question_is_free_for_its_own_model_on_its_own_day_and_not_without_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calendar = Calendar()
+    counts = Allowance(tmp_path / "counts.json", calendar)
+    counts.take("ann", "risk", 6, 6, ONE)
+    counts.lose("ann", ONE)
+    counts.take("ann", "dose", 6, 6, ONE)  # another question, which counts
+    assert not fits(counts, "ann", 1, 6, "dose")
+    calendar.day += timedelta(days=1)
+    counts.take("ann", "risk", 6, 6, ONE)
+    assert not fits(counts, "ann", 1, 6)
+    monkeypatch.setattr(allowance, "MOST_UNANSWERED", 1)
+    for name in (ONE, OTHER):
+        counts.take("bob", "risk", 3, 6, name)
+        counts.lose("bob", name)
+    counts.take("bob", "risk", 3, 6, OTHER)
+    with pytest.raises(QueryRefusedError):
+        counts.take("bob", "risk", 3, 6, ONE)  # forgotten
+
+
 def test_the_names_of_lost_questions_outlast_an_end_in_order_and_no_crash(tmp_path: Path) -> None:
     calendar = Calendar()
     path = tmp_path / "counts.json"

@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 import numpy as np
+import pytest
 
 from mpc_train.jobs.serve import Serve
 from mpc_train.owners.local import Local, local_terms
@@ -18,6 +19,7 @@ from mpc_train.shared.agreeing import outline_of
 from mpc_train.shared.share import ModelShare
 from protocols.crypten_tensor import dispatch
 from protocols.crypten_tensor.tensor import detach
+from protocols.errors import FrameError
 from protocols.ring.fixed_point import decode, encode
 from protocols.roles.dealer import Dealer
 from protocols.roles.evaluator import Evaluator
@@ -98,3 +100,22 @@ def test_units_are_used_in_another_order_than_they_are_made(tmp_path: Path) -> N
         one, other, _ = net.baton.run([*works, partial(dealt, net, shares)], 100)
         for mine, theirs, clear in zip(one, other, expected, strict=True):
             assert np.abs(decode(mine + theirs, F) - clear).max() < TOLERANCE
+
+
+class Sent:
+    """A channel with one frame of the dealer."""
+
+    def __init__(self, label: bytes) -> None:
+        self._label = label
+
+    def receive(self, peer: str, max_bytes: int) -> tuple[bytes, memoryview]:
+        return self._label, memoryview(b"material")
+
+
+def test_frames_are_sorted_by_lane_and_those_of_no_lane_are_refused() -> None:
+    frames = Sorted(cast(Any, Sent(bytes([0, 0, 0, 1]) + b"label")), "registry", 2)
+    assert frames.take(1) == (b"label", memoryview(b"material"))
+    assert frames.taken == [0, 8]
+    for label in (bytes([0, 0, 0, 2]), bytes([255] * 4), bytes(3), b""):
+        with pytest.raises(FrameError, match="registry sent material for no lane"):
+            Sorted(cast(Any, Sent(label)), "registry", 2).take(1)

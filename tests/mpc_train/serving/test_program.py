@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from mpc_train.errors import QueryError, QueryRefusedError
 from mpc_train.jobs.job import Job
 from mpc_train.owners.local import Local
 from mpc_train.results.plain_model import plain_module
+from mpc_train.serving import desk as desk_module
 from mpc_train.serving import lanes, messages
 from mpc_train.serving import program as program_module
 from mpc_train.serving.allowance import Allowance
@@ -36,7 +38,7 @@ from mpc_train.serving.program import (
 )
 from parties.agreement.visitors import MAX_NUMBER
 from parties.audit.entries import Kind
-from parties.errors import AbortedError
+from parties.errors import AbortedError, AuditError
 from parties.nodes.node import ending
 from protocols.errors import FrameError, InterruptedRunError, PeerLostError
 from tests.support.house import Asker, House, in_no_time, only_units_of
@@ -226,6 +228,17 @@ def test_what_a_first_evaluator_may_not_announce_ends_the_session(
         house.serve([Asker("clinic", house).asks(house.models[0], rows_of(1))])
 
 
+def test_an_order_for_no_lane_ends_the_dealer_s_session(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    only_units_of(1, monkeypatch)
+    house = house_of(job_of(tmp_path))
+    ask = Evaluation._ask_dealer
+    monkeypatch.setattr(Evaluation, "_ask_dealer", lambda self, lane, units: ask(self, 99, units))
+    with pytest.raises(QueryError, match="ann ordered material for no lane"):
+        house.serve([])
+
+
 def test_parts_that_are_announced_twice_or_of_another_model_are_not_computed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -253,6 +266,19 @@ def test_parts_that_are_announced_twice_or_of_another_model_are_not_computed(
     assert house.used_twice() == 0
 
 
+def test_questions_have_the_sizes_of_units_and_no_other() -> None:
+    """So that nobody sees how many rows a client has, and no row is computed uncounted."""
+    for rows in BUCKETS:
+        head = memoryview(bytes(32) + rows.to_bytes(4, "big") + b"n" * 16)
+        assert messages.question_head("clinic", head) == ("00" * 32, rows, b"n" * 16)
+        with pytest.raises(QueryError, match="without a head"):
+            messages.question_head("clinic", head[:-1])
+    for rows in (0, 2, 17, 127, 129, WIDE_ROWS, 2**32 - 1):
+        head = memoryview(bytes(32) + rows.to_bytes(4, "big") + b"n" * 16)
+        with pytest.raises(QueryError, match=f"a question of {rows} rows; possible"):
+            messages.question_head("clinic", head)
+
+
 def test_the_longest_batch_is_within_what_is_read() -> None:
     visits = [Part("c" * 63, bytes(16), MAX_NUMBER - 1, 1)] * WIDE_ROWS
     assert len(messages.encoded(Batch(2**32, tuple(visits)))) <= messages.MAX_BATCH_BYTES
@@ -277,6 +303,56 @@ def test_a_model_that_one_evaluator_retires_answers_no_more(
     house.serve([clinic.asks(one, rows), clinic.asks(other, rows)])
     assert clinic.answer(one, 2, 2) == [f"{evaluator}: unknown-model"]
     right(clinic, other, 3, rows)
+
+
+@pytest.mark.parametrize("evaluator", ["ann", "bob"])
+def test_a_model_that_is_retired_meanwhile_is_refused_within_a_second(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, evaluator: str
+) -> None:
+    """Each evaluator looks into its vault once a second, not for each question; what was destroyed
+    does not come back."""
+    only_units_of(1, monkeypatch)
+    now, looked = [0.0], Counter[str]()
+
+    class Clock:
+        perf_counter = staticmethod(program_module.time.perf_counter)
+
+        @staticmethod
+        def monotonic() -> float:
+            return now[0]
+
+    def keeps(name: str, model: Offered) -> bool:
+        looked[name] += 1
+        return name != evaluator or looked[name] == 1
+
+    monkeypatch.setattr(program_module, "time", Clock)
+    house = house_of(job_of(tmp_path), keeps=keeps)
+    next_step = house.next_step
+
+    def later() -> None:
+        now[0] += 0.6
+        next_step()
+
+    monkeypatch.setattr(house, "next_step", later)
+    (model,), clinic, rows = house.models, Asker("clinic", house), rows_of(1)
+    house.serve(*([clinic.asks(model, rows)] for _ in range(4)))
+    right(clinic, model, 1, rows)
+    right(clinic, model, 2, rows)  # 0.6 s after the first look
+    for number in (3, 4):
+        assert clinic.answer(model, number, 1) == [f"{evaluator}: unknown-model"]
+    assert looked[evaluator] == 2
+
+
+def test_rows_of_a_retired_model_do_not_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    only_units_of(1, monkeypatch)
+    house = house_of(job_of(tmp_path), keeps=lambda name, model: name != "ann")
+    desk = house.desks["ann"] = Counting(tmp_path)
+    (model,), clinic = house.models, Asker("clinic", house)
+    house.serve([clinic.asks(model, rows_of(1))])
+    assert clinic.answer(model, 1, 1) == ["ann: unknown-model"]
+    assert desk.spent == 0
 
 
 def test_networks_of_many_values_have_no_wide_units(tmp_path: Path) -> None:
@@ -600,6 +676,60 @@ def test_a_repetition_that_others_answered_in_another_unit_is_refused(tmp_path: 
     house.seed += 1
     house.serve([clinic.asks(model, rows, name)])
     assert clinic.answer(model, 2, 1) == [f"{last}: unavailable"]
+
+
+def test_units_of_two_sessions_have_two_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first unit of a session is not that of another: one evaluator has its summand of the one,
+    and another of the other."""
+    in_no_time(monkeypatch)
+    only_units_of(1, monkeypatch)
+    house = house_of(job_of(tmp_path))
+    (model,), clinic, rows, name = house.models, Asker("clinic", house), rows_of(1), b"n" * 16
+    house.serve([clinic.asks(model, rows, name)])
+    right(clinic, model, 1, rows)
+    house.answers["ann"] = Answers()  # as after a restart
+    house.seed += 1
+    house.serve([without("bob", clinic.asks(model, rows, name))], [clinic.asks(model, rows, name)])
+    assert clinic.answer(model, 3, 1) == ["bob: unavailable"]
+
+
+def test_nothing_is_answered_that_could_not_be_noted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    only_units_of(1, monkeypatch)
+
+    class Full(NoDesk):
+        def answered(self, client: str, model: str, rows: int, name: bytes) -> None:
+            raise AuditError("the disk is full")
+
+    house = house_of(job_of(tmp_path))
+    house.desks["ann"] = Full()
+    with pytest.raises(AuditError):
+        house.serve([Asker("clinic", house).asks(house.models[0], rows_of(1))])
+    assert not house.queues["ann"].answers
+
+
+def test_the_newest_answers_of_each_client_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So many, so many words, and each for its own question: a name alone is none."""
+    monkeypatch.setattr(desk_module, "MOST_KEPT", 3)
+    monkeypatch.setattr(desk_module, "MOST_KEPT_WORDS", 100)
+    kept = {rows: Kept("risk", b"unit", np.zeros((rows, 1), np.int64)) for rows in (1, 16, 99)}
+    answers = Answers()
+
+    def there(client: str = "clinic") -> list[bytes]:
+        return [name for name in (b"1", b"2", b"3", b"4") if answers.find(client, name, "risk", 1)]
+
+    for name in (b"1", b"2", b"3", b"1"):
+        answers.keep("clinic", name, kept[1])
+    answers.keep("practice", b"1", kept[16])
+    answers.keep("clinic", b"4", kept[1])
+    assert there() == [b"1", b"3", b"4"] and there("practice") == there("other") == []
+    assert answers.find("practice", b"1", "risk", 16) is kept[16]
+    assert answers.find("practice", b"1", "dose", 16) is None
+    answers.keep("clinic", b"2", kept[99])
+    assert there() == [b"4"] and answers.find("clinic", b"2", "risk", 99) is kept[99]
 
 
 def test_a_question_that_waits_is_replaced_by_its_repetition(tmp_path: Path) -> None:

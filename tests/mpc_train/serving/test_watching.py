@@ -19,6 +19,8 @@ from mpc_train.serving.monitoring.record import Model, Record
 from mpc_train.serving.offered import Offered
 from mpc_train.serving.program import Counts, NoDesk
 from mpc_train.shared.share import ModelShare
+from parties.errors import AuditError
+from protocols.shares.reveal import RevealGate
 from tests.mpc_train.serving.test_program import (
     CLASSES,
     house_of,
@@ -28,7 +30,7 @@ from tests.mpc_train.serving.test_program import (
     rows_of,
     without,
 )
-from tests.support.house import Asker, House, in_no_time
+from tests.support.house import Asker, House, in_no_time, only_units_of
 from tests.support.served import counting, shares_of, some_weights
 
 
@@ -155,6 +157,30 @@ def test_noise_is_added_by_every_evaluator(tmp_path: Path, monkeypatch: pytest.M
     exact = binned(job, rows_of(16))[OUTPUTS]
     assert counts == {OUTPUTS: tuple(number + 14 for number in exact)}
     assert len(drawn) == 20 and set(drawn) == {2}
+
+
+def test_counts_that_could_not_be_noted_do_not_leave(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    only_units_of(16, monkeypatch)
+
+    class Full(NoDesk):
+        def releasing(self, model: Offered, rows: int) -> None:
+            raise AuditError("the disk is full")
+
+    revealed: list[str] = []
+    to_everybody = RevealGate.to_everybody
+
+    def noticed(self: RevealGate, *given: Any) -> Any:
+        revealed.append(given[0])
+        return to_everybody(self, *given)
+
+    monkeypatch.setattr(RevealGate, "to_everybody", noticed)
+    desks = {name: Full() for name in ("ann", "bob")}
+    house = house_of(job_of(tmp_path, drift=Drift(16, Decimal(1), ("ann",))), desks=dict(desks))
+    with pytest.raises(AuditError):
+        house.serve([Asker("clinic", house).asks(house.models[0], rows_of(16))])
+    assert len(revealed) <= 1  # the dealer's, which makes the material ahead
 
 
 def test_a_session_begins_a_window_and_models_have_their_own(

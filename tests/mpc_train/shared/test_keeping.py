@@ -10,12 +10,22 @@ import numpy as np
 import pytest
 
 from mpc_train.errors import ArtifactError
-from mpc_train.shared.library import Library, find, held_models, record_of, retire, share_of
+from mpc_train.shared.library import (
+    Library,
+    find,
+    held_models,
+    is_kept,
+    record_of,
+    retire,
+    share_of,
+)
 from mpc_train.shared.share import TENSOR, ModelShare, model_digest
 from parties.audit.entries import Kind
 from parties.errors import VaultError
 from protocols.ring.fixed_point import decode
 from tests.support.linear_rule import twin_of, write_study
+from tests.support.node_vaults import node_vault
+from tests.support.served import served_job, shares_of, some_weights
 from tests.support.sessions import Rehearsal
 
 TRAIN = "optimizer = { learning_rate = 0.3 }\ncheckpoint_every = 4"
@@ -101,6 +111,27 @@ def test_a_model_is_signed_found_and_retired(tmp_path: Path) -> None:
     run.session()  # trained again, it is another model
     (anew,) = held(run, "ann")
     assert anew.version == 2 and anew.about.digest != mine.about.digest
+
+
+def test_a_vault_says_without_its_key_whether_it_keeps_a_model(tmp_path: Path) -> None:
+    """This very one, signed by all: not another of its name."""
+    job = served_job(tmp_path)
+    share = shares_of(job, some_weights(job))[0]
+    vault = node_vault(tmp_path)
+    library, digest = Library(vault.opened), share.about.digest
+
+    def kept(name: str = job.name, digest: str = digest) -> bool:
+        return is_kept(vault.folder, name, digest)
+
+    assert not kept()
+    library.keep(share)
+    assert not kept()
+    library.sign(job.name, digest, b"signed by all")
+    library.sign(job.name, "another model", b"of another run")
+    assert kept() and not kept("other") and not kept(digest="0" * 64)
+    with vault.opened() as store:
+        retire(store, find(store, job.name))
+    assert not kept() and kept(digest="another model")
 
 
 def test_no_session_trains_two_models_of_one_digest(tmp_path: Path) -> None:

@@ -214,6 +214,17 @@ def test_the_same_messages_agree_on_nothing_twice() -> None:
     assert again.last() == ENDED
 
 
+def test_both_ends_begin_each_connection_with_a_fresh_nonce() -> None:
+    """Also where the other end repeats its own."""
+    desk = Desk()
+    for route in (b"1", b"2"):
+        desk.hear("ann", bytes(32), route=route)
+    (_, (first,)), (_, (second,)) = desk.said
+    assert first[:32] != second[:32] and first[32:] == second[32:]
+    begun = {ClientEnd(vault("ann"), vault("company").card, PURPOSE).begin() for _ in range(2)}
+    assert len(begun) == 2
+
+
 def test_a_client_has_only_so_many_connections(monkeypatch: pytest.MonkeyPatch) -> None:
     desk = Desk()
     bob = Guest(desk, route=b"b", name="bob").shake()
