@@ -1,6 +1,6 @@
 """What privacy costs in accuracy: over shares, at a trusted curator, and with secret sampling.
 
-    .venv/bin/pip install --no-deps opacus==1.6.0
+    .venv/bin/pip install --no-deps opacus==1.6.0 opt_einsum
     .venv/bin/python tests/bench/privacy.py --adult adult.data
     .venv/bin/python tests/bench/privacy.py --study cancer --runs 3
 
@@ -10,15 +10,18 @@ file `adult.data` of the UCI archive; logistic regression), `images` (28×28 pix
 made of scikit-learn's digits, a network of 784-32-10). For each ε, accuracies on held-out rows:
 
 * `shares`: trainings over shares, in real processes on this machine, with the noise of all nodes.
-* `same noise`: the twin, in the clear, with noise of that law, over many seeds.
-* `banded`: that twin with noise that depends on steps before, over as many bands as an epoch has
-  steps (a power of two; empty for full batches).
+* `noise`: the twin, in the clear, with noise of that law, over many seeds.
 * `curator`: the same mechanism at a trusted curator, who needs half the variance.
+* the same three with noise that depends on steps before, over as many bands as an epoch has steps
+  (a power of two; empty for full batches).
 * `opacus`: DP-SGD at a trusted curator who also hides which rows are in a batch (Poisson sampling,
-  whose amplification Opacus counts). The difference from `curator` is what a public order costs.
+  whose amplification Opacus counts).
 * `none`: the same training without clipping and noise.
+* `order`: what a public order costs a curator, `opacus` less `curator`, and what of that is left
+  with bands.
 
-Rows' norms, rates and epochs are the same in all columns.
+Rows' norms, rates and epochs are the same in all columns. After a ± is the standard deviation over
+trainings.
 """
 
 from __future__ import annotations
@@ -52,7 +55,7 @@ from mpc_train.results.plain_model import plain_module
 from mpc_train.training.first_weights import initial_weights
 from mpc_train.twin.private import Curator
 from mpc_train.twin.setup import twin_loss
-from mpc_train.twin.training import pooled_inputs, train_twin
+from mpc_train.twin.training import ALL_NODES, pooled_inputs, train_twin
 from protocols.noise.banded import MOST_BANDS
 from tests.support.commands import trained
 from tests.support.csv_tables import csv_of, load_tables, write_tables
@@ -80,7 +83,12 @@ class Study:
     delta: str
     epsilons: Sequence[str]
 
-    def job(self, folder: Path, epsilon: str) -> Path:
+    @property
+    def bands(self) -> int:
+        """As many as an epoch has steps, or a power of two below."""
+        return min(MOST_BANDS, 1 << self.batches.bit_length() - 1)
+
+    def job(self, folder: Path, epsilon: str, bands: int) -> Path:
         """The job file and the tables of two owners."""
         names = [f"c{k}" for k in range(self.rows.shape[1])]
         first = len(self.rows) // 2
@@ -98,6 +106,7 @@ class Study:
             'schedule = { name = "cosine" }'
         )
         privacy = f"[privacy]\nepsilon = {epsilon}\ndelta = {self.delta}\nclip = {self.clip}\n"
+        privacy += f"bands = {bands}\n"
         text = job_toml(
             features,
             self.kind,
@@ -220,49 +229,57 @@ def opacus_state(job: Job, tables: Sequence[Table], seed: int) -> State:
 def measured(study: Study, epsilon: str, runs: int, seeds: int) -> dict[str, Any]:
     """The accuracies of one line: mean and standard deviation of each column."""
     found: dict[str, list[float]] = {}
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        path = study.job(folder, epsilon)
-        job = load_job(path)
-        tables, start = load_tables(folder, job), initial_weights(job)
+    central = Curator(central=True)
+    for bands, columns in zip(dict.fromkeys((1, study.bands)), (ALONE, BANDED), strict=False):
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            path = study.job(folder, epsilon, bands)
+            job = load_job(path)
+            tables, start = load_tables(folder, job), initial_weights(job)
 
-        def of(state: State) -> float:
-            return accuracy(job, tables, state)
+            def of(state: State, job: Job = job, tables: Sequence[Table] = tables) -> float:
+                return accuracy(job, tables, state)
 
-        found["same noise"] = [of(train_twin(job, tables, start).state) for _ in range(seeds)]
-        if study.batches > 1:
-            assert job.privacy
-            bands = min(MOST_BANDS, 1 << study.batches.bit_length() - 1)
-            changed = msgspec.structs.replace(job.privacy, bands=bands)
-            banded = msgspec.structs.replace(job, privacy=changed)
-            found["banded"] = [of(train_twin(banded, tables, start).state) for _ in range(seeds)]
-        central = Curator(central=True)
-        found["curator"] = [of(train_twin(job, tables, start, central).state) for _ in range(seeds)]
-        if importlib.util.find_spec("opacus"):
-            found["opacus"] = [of(opacus_state(job, tables, seed)) for seed in range(seeds)]
-        plain = msgspec.structs.replace(job, privacy=msgspec.UNSET)
-        found["none"] = [of(train_twin(plain, tables, start).state)]
-        found["shares"] = []
-        for _ in range(runs):
-            found["shares"].append(of(weights_of(trained(path))))
-            shutil.rmtree(folder / "run")
+            for column, curator in zip(columns[1:], (ALL_NODES, central), strict=True):
+                found[column] = [
+                    of(train_twin(job, tables, start, curator).state) for _ in range(seeds)
+                ]
+            if bands == 1:
+                if importlib.util.find_spec("opacus"):
+                    found["opacus"] = [of(opacus_state(job, tables, seed)) for seed in range(seeds)]
+                plain = msgspec.structs.replace(job, privacy=msgspec.UNSET)
+                found["none"] = [of(train_twin(plain, tables, start).state)]
+            found[columns[0]] = []
+            for _ in range(runs):
+                found[columns[0]].append(of(weights_of(trained(path))))
+                shutil.rmtree(folder / "run")
     return {
         "study": study.name,
         "epsilon": Decimal(epsilon),
         "rows": len(split(job)[0]),
+        "runs": runs,
+        "seeds": seeds,
         **{name: (float(np.mean(x)), float(np.std(x))) for name, x in found.items() if x},
     }
 
 
-COLUMNS = ("shares", "same noise", "banded", "curator", "opacus", "none")
+ALONE = ("shares", "noise", "curator")
+BANDED = ("banded shares", "banded noise", "banded curator")
+COLUMNS = (*ALONE, *BANDED, "opacus", "none")
 
 
 def line(found: dict[str, Any]) -> str:
-    cells = [
-        f"{found[name][0]:6.2f} ± {found[name][1]:.2f}" if name in found else "" for name in COLUMNS
+    cells = []
+    for name in COLUMNS:
+        mean, spread = found.get(name, (None, None))
+        cells.append("" if mean is None else f"{mean:.2f} ± {spread:.2f}")
+    costs = [
+        f"{found['opacus'][0] - found[name][0]:.2f}"
+        for name in ("curator", "banded curator")
+        if "opacus" in found and name in found
     ]
     return "  ".join(
-        [f"{found['study']:8}", f"{found['epsilon']!s:>3}", *(f"{c:>14}" for c in cells)]
+        [f"{found['study']:8}", f"{found['epsilon']!s:>3}", *(f"{c:>14}" for c in cells), *costs]
     )
 
 
@@ -277,7 +294,7 @@ def main() -> None:
     torch.set_num_threads(1)
     chosen = options.study or ["cancer", "small", *(["adult"] if options.adult else []), "images"]
     if options.format == "text":
-        print("  ".join(["study   ", "  ε", *(f"{name:>14}" for name in COLUMNS)]))
+        print("  ".join(["study   ", "  ε", *(f"{name:>14}" for name in COLUMNS), "order"]))
     for name in chosen:
         study = {
             "cancer": cancer,

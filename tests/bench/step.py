@@ -5,7 +5,8 @@
     python tests/bench/step.py --workload net_a --rtt-ms 40 --mbit-s 100
 
 Workloads, batch 128: `lr784` (784 features, one output), `net_a` (784-128-128-10 with ReLU and
-softmax cross-entropy), both also `_private`, with clipped rows and noise,
+softmax cross-entropy), both also `_private`, with clipped rows and noise, and `_banded`, where that
+noise depends on steps before (`private_step.py` measures the three beside one another),
 `mlp_adam` (the same with Adam instead of SGD), `lenet` (1×28×28:
 convolution 5×5 to 16, ReLU, max-pool 2, twice, 256-100, ReLU, 100-10), and the operations `relu`
 (10^5 elements), `matmul` (128×784 by 784×128), `softmax` (128×10), `maxpool` (2×2 on 16×24×24) and

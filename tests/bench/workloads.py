@@ -11,19 +11,24 @@ from typing import Any
 BATCH = 128
 NET_A = (784, 128, 128, 10)
 WIDTHS = {
-    **dict.fromkeys(("lr784", "lr784_private"), (784, 1)),
-    **dict.fromkeys(("net_a", "net_a_private", "mlp_adam"), NET_A),
+    **dict.fromkeys(("lr784", "lr784_private", "lr784_banded"), (784, 1)),
+    **dict.fromkeys(("net_a", "net_a_private", "net_a_banded", "mlp_adam"), NET_A),
 }
+BANDS = 16
+"""Of the workloads whose noise depends on steps before."""
 MAPS = {"maxpool": (16, 128, 24, 24), "conv": (16, 128, 12, 12)}
 WORKLOADS = (
-    *("lr784", "lr784_private", "net_a", "net_a_private", "mlp_adam", "lenet"),
+    *("lr784", "lr784_private", "lr784_banded", "net_a", "net_a_private", "net_a_banded"),
+    *("mlp_adam", "lenet"),
     *("relu", "matmul", "softmax", "maxpool", "conv"),
 )
 STEPS = {
     "lr784": 200,
     "lr784_private": 200,
+    "lr784_banded": 200,
     "net_a": 40,
     "net_a_private": 40,
+    "net_a_banded": 40,
     "mlp_adam": 20,
     "lenet": 10,
     "relu": 40,
@@ -85,7 +90,7 @@ def operation(workload: str, rng: Any) -> Callable[[], Any]:
         rate = Fraction(1, 1000)
     loss = BinaryCrossEntropy() if binary else CrossEntropy()
     trainer = Trainer(model, loss, named, optimizer)
-    if workload.endswith("_private"):
+    if workload.endswith(("_private", "_banded")):
         trainer = replace(trainer, take=private_sums(workload, named))
     if binary:
         labels = (rng.uniform(-1, 1, (BATCH, 1)) > 0).astype(np.float64)
@@ -96,14 +101,15 @@ def operation(workload: str, rng: Any) -> Callable[[], Any]:
 
 
 def private_sums(workload: str, named: Any) -> Any:
-    """Sums over rows that are clipped by their owners (`lr784_private`) or over shares to a norm of
-    1, with noise of five times the norm."""
+    """Sums over rows that are clipped by their owners (`lr784`) or over shares to a norm of 1, with
+    noise of five times the norm; over BANDS bands if the workload says so."""
     from mpc_train.privacy.clip_plan import Layer, make_plan
     from mpc_train.training.optimizers.row_clipping import ClippedSums, Noise, NoisySums
+    from protocols.noise.banded import spread
 
-    deviation = Fraction(5)
-    if workload == "lr784_private":
-        return NoisySums(Noise(deviation))
+    deviation, bands = Fraction(5), BANDS if workload.endswith("_banded") else 1
+    if workload.startswith("lr784"):
+        return NoisySums(Noise(deviation, bands))
     for tensor in named.values():
         tensor.keeps_rows = True
     plan = make_plan(
@@ -111,10 +117,10 @@ def private_sums(workload: str, named: Any) -> Any:
         fraction_bits=FRACTION_BITS,
         clip=Fraction(1),
         input_square=Fraction(785),
-        sum_limit=BATCH + 50 * deviation,
+        sum_limit=BATCH + 50 * deviation * spread(bands),
         rate=RATE / BATCH,
     )
-    return ClippedSums(plan, Noise(deviation), Fraction(1, BATCH))
+    return ClippedSums(plan, Noise(deviation, bands), Fraction(1, BATCH))
 
 
 def linear_layers(widths: tuple[int, ...]) -> tuple[Any, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fractions import Fraction
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -16,6 +16,7 @@ from mpc_train.networks.network import Network
 from mpc_train.privacy.clip_plan import ClipPlan, Layer, make_plan
 from mpc_train.training.losses import CrossEntropy
 from mpc_train.training.optimizers import row_clipping
+from mpc_train.training.optimizers.gradients import Gradient
 from mpc_train.training.optimizers.row_clipping import ClippedSums, Noise, RowsOfLayer, factors
 from protocols.arrays import Words
 from protocols.errors import RangeError
@@ -229,3 +230,26 @@ def test_a_convolutional_network_is_clipped_as_in_pytorch(
     for name, expected in total.items():
         np.testing.assert_allclose(found[name], expected, atol=0.01 * rows)
         assert np.abs(expected).max() > 0.02
+
+
+def test_noise_with_bands_follows_that_of_its_own_parameter(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    followed: list[Any] = []
+
+    def with_noise(gradient: Any, deviation: Fraction, past: Any) -> Any:
+        followed.append(past)
+        return gradient
+
+    monkeypatch.setattr(row_clipping, "with_noise", with_noise)
+    banded, alone, gradient = Noise(Fraction(1), 3), Noise(Fraction(1)), cast(Gradient, None)
+    for name in ("weight", "bias", "weight", "bias"):
+        banded.on(name, gradient)
+    first, second, third, fourth = followed
+    assert first is third and second is fourth and first is not second
+    assert first.count == second.count == 3
+    alone.on("weight", gradient)
+    assert followed[-1] is None
+    # Another training has noise of its own.
+    Noise(Fraction(1), 3).on("weight", gradient)
+    assert followed[-1] is not first
