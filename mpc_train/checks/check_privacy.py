@@ -226,6 +226,12 @@ def _mixing(job: Job) -> list[tuple[str, bool, str]]:
             "the budget does not cover what was trained before on rows that are not public; write "
             'source = "public"',
         ),
+        (
+            "train.warm_start.prepare",
+            job.trains and job.pipeline.secret and not job.has_own_statistics,
+            "the statistics of another model bound no input of a row, so that its norm has no "
+            'bound; write prepare = "own"',
+        ),
     ]
 
 

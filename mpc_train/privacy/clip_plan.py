@@ -15,7 +15,8 @@ content of the row and every weight, and also if something wrapped around:
    whatever went in. Hidden inputs and all g are rounded to multiples of 2^coarse, so that the sum
    of their squares over a row cannot wrap; rows in which it reaches `coarse_most` are left out
    (φ = 0). For all others ‖x‖² and ‖g‖² are below 2^62 and are computed exactly. The inputs of the
-   first layer are bounded by `data.limit`, beyond which their owner refuses its table.
+   first layer are bounded by `data.limit`, beyond which their owner refuses its table, or are
+   products of such (`input_square`).
 2. *Norms are rounded upwards.* a >= ‖x‖² and b >= ‖g‖² have fewer bits; two units make up for
    rounding. Rows with a layer beyond 2^input_bits or 2^output_bits, or with a sum Σ a · b beyond
    `most_norm`, are left out. So Q' >= Q, and its words fit.
@@ -161,7 +162,8 @@ def make_plan(
     reached = (clip - rounding) * (1 - ROOT_MARGIN)
     slack = Fraction(len(layers) << input_bits + 1) / Fraction(2) ** output_precision
     slack += Fraction(UPWARDS) / Fraction(2) ** norm_bits
-    if kept < LEAST_KEPT or rounding > clip / 32 or slack > clip**2 / 8:
+    wraps = layers[0].inputs > 0 and bit_length(input_square) + 2 * f > WORD_BITS
+    if kept < LEAST_KEPT or rounding > clip / 32 or slack > clip**2 / 8 or wraps:
         raise RangeError(
             "gradients cannot be clipped to this norm at this precision: lower "
             "fixed_point.fraction_bits, data.limit or train.batch_size, or raise privacy.clip"
@@ -173,10 +175,23 @@ def make_plan(
 
 
 def clipped_by_owners(job: Job) -> bool:
-    """Whether a row's gradient is bounded by its inputs alone, which its owner clips: that of a
-    logistic regression is at most ‖x‖, because no residual is larger than 1."""
+    """Whether a row's gradient is bounded by its inputs alone, which its owner knows and clips:
+    that of a logistic regression is at most ‖x‖, because no residual is larger than 1. An owner
+    knows no inputs that are products of others, or follow from secret statistics."""
     plain = job.model.kind == "logistic" and job.model.network is None
-    return plain and loss_name(job) == "bce" and job.train.loss.positive_weight == 1
+    known = not job.pipeline.interactions and not job.pipeline.secret
+    return plain and known and loss_name(job) == "bce" and job.train.loss.positive_weight == 1
+
+
+def input_square(job: Job, inputs: int) -> Fraction:
+    """The bound of ‖x‖² for a row's inputs, `inputs` of them, with the 1 for a bias: cells are
+    within `data.limit`, and products within that of both factors."""
+    pipeline, limit = job.pipeline, Fraction(job.data.limit)
+    bounds = [limit] * len(pipeline.terms)
+    bounds += [bounds[left] * bounds[right] for left, right in pipeline.interactions]
+    if len(bounds) == inputs:
+        return sum((bound**2 for bound in bounds), Fraction(1))
+    return inputs * max(bounds) ** 2 + 1
 
 
 def most_residual(fraction_bits: int) -> Fraction:
@@ -264,7 +279,7 @@ def clip_plan(job: Job) -> ClipPlan:
         layers,
         fraction_bits=job.fraction_bits,
         clip=row_clip(job) / unit_of(job),
-        input_square=layers[0].inputs * Fraction(job.data.limit) ** 2 + 1,
+        input_square=input_square(job, layers[0].inputs),
         sum_limit=sum_limit(job),
         rate=learning_rate(job, 0) / job.train.batch_size,
     )
