@@ -177,17 +177,22 @@ def make_plan(
 def clipped_by_owners(job: Job) -> bool:
     """Whether a row's gradient is bounded by its inputs alone, which its owner knows and clips:
     that of a logistic regression is at most ‖x‖, because no residual is larger than 1. An owner
-    knows no inputs that are products of others, or follow from secret statistics."""
+    knows no inputs that are products of others, or follow from secret statistics, and none of the
+    columns that others have of its rows."""
     plain = job.model.kind == "logistic" and job.model.network is None
-    known = not job.pipeline.interactions and not job.pipeline.secret
+    known = job.data.partition == "rows"
+    known = known and not job.pipeline.interactions and not job.pipeline.secret
     return plain and known and loss_name(job) == "bce" and job.train.loss.positive_weight == 1
 
 
 def input_square(job: Job, inputs: int) -> Fraction:
     """The bound of ‖x‖² for a row's inputs, `inputs` of them, with the 1 for a bias: cells are
-    within `data.limit`, and products within that of both factors."""
+    within `data.limit`, those with a noisy deviation within the whole range over the least one, and
+    products within that of both factors."""
     pipeline, limit = job.pipeline, Fraction(job.data.limit)
     bounds = [limit] * len(pipeline.terms)
+    for place in pipeline.scaled:
+        bounds[place] = 1 + 2 / Fraction(privacy_of(job).of_statistics.least_deviation)
     bounds += [bounds[left] * bounds[right] for left, right in pipeline.interactions]
     if len(bounds) == inputs:
         return sum((bound**2 for bound in bounds), Fraction(1))

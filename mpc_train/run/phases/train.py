@@ -77,7 +77,7 @@ def train_model(
         watch = Watch(job, gate, model, trainer.loss, model.secret, *rows, on_loss)
     keep, begun = keep_nothing, 0
     if keeper is not None:
-        keeper.start(Live(role, NetworkCourse(trainer, watch), guard))
+        keeper.start(Live(role, NetworkCourse(trainer, watch), guard, shared.sums))
         if keeper.finished:
             return Trained(model, Training(), {}, {} if watch is None else watch.losses)
         keep, begun = keeper.point, keeper.begun

@@ -6,6 +6,7 @@ from fractions import Fraction
 from functools import partial
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from mpc_train.admission import noise
@@ -58,6 +59,8 @@ def test_owners_clip_only_inputs_that_they_know(tmp_path: Path) -> None:
     alone = loaded(tmp_path, text())
     products = loaded(tmp_path, text(more='[prepare]\ninteractions = [["a", "b"]]'))
     assert clipped_by_owners(alone) and not clipped_by_owners(products)
+    data = msgspec.structs.replace(alone.data, partition="columns")
+    assert not clipped_by_owners(msgspec.structs.replace(alone, data=data))
     assert clip_plan(products).clip == 2
     assert input_square(alone, 3) == 3 * 16**2 + 1
     assert input_square(products, 4) == 3 * 16**2 + 16**4 + 1

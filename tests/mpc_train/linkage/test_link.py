@@ -20,6 +20,8 @@ from mpc_train.linkage.sharing import share_joined
 from mpc_train.owners.applied import applied
 from mpc_train.owners.local import Local
 from mpc_train.owners.table import Table
+from mpc_train.preparation import noisy
+from mpc_train.privacy.statistics import statistics_plan
 from mpc_train.twin.join import joined
 from mpc_train.twin.preparation import twin_parameters
 from protocols.errors import DesyncError
@@ -32,6 +34,7 @@ from tests.support.columns_case import JOB, load, three_owners
 from tests.support.jobs import duplicates_toml, loaded
 from tests.support.lockstep import LockstepLoopback
 from tests.support.loopback import combine_masked, insecure_root, shares_of
+from tests.support.noisy_case import by_hand, exact_sums
 from tests.support.tensors import attached
 
 
@@ -155,6 +158,44 @@ def test_secret_statistics_are_those_of_the_joined_rows(tmp_path: Path, membersh
     found, _, _ = share(job, tables)
     order, plain = (np.lexsort(rows.round(3).T) for rows in (found, inputs))
     np.testing.assert_allclose(found[order], inputs[plain], atol=2.0**-12)
+
+
+NOISY = """
+[prepare]
+missing = "mean"
+[prepare.columns.claims]
+scale = "standard"
+[privacy]
+epsilon = 8
+delta = 0.00001
+neighbours = "zeroed"
+clip = 2
+identifiers = "unprotected"
+"""
+
+
+@pytest.mark.parametrize("membership", ["holders", "nobody"])
+def test_noisy_statistics_are_of_the_joined_rows(
+    tmp_path: Path, membership: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Scaled and filled only; noise is taken away, and nothing of an owner's table says how its
+    cells are counted."""
+    text = JOB.replace("[model]", NOISY + "\n[model]").replace("0.25", "0")
+    text = text.replace("[train]", "[train]\nguard = false").replace('metrics = ["accuracy"]', "")
+    text = text.replace(
+        '"claims", "age"]\nlabel',
+        '{ name = "claims", range = [0, 9] }, { name = "age", range = [-4, 4] }]\nlabel',
+    )
+    job, tables = load(tmp_path, membership, text)
+    monkeypatch.setattr(noisy, "noisy", lambda z, variance: z)
+    resolved, table = joined(job, [tables[owner] for owner in job.owners])
+    rows, plan = split(resolved)[0], statistics_plan(resolved)
+    local = Local(table.features, table.present)
+    sums = exact_sums(job.pipeline, local, rows)
+    inputs = applied(job.pipeline, local, by_hand(job.pipeline, plan, *sums))
+    found, _, _ = share(job, tables)
+    order, plain = (np.lexsort(rows.round(3).T) for rows in (found, inputs))
+    np.testing.assert_allclose(found[order], inputs[plain], atol=2.0**-10)
 
 
 @pytest.mark.parametrize("membership", ["holders", "nobody"])
