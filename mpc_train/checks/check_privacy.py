@@ -249,11 +249,6 @@ def _mixing(job: Job) -> list[tuple[str, bool, str]]:
             "gradients of all; write class_weights or positive_weight",
         ),
         (
-            "data.weight",
-            bool(job.weight),
-            "weights of rows have no bound in the accounting; remove it with [privacy]",
-        ),
-        (
             "model",
             batch_norm,
             "a batch norm lets one row change the gradients of all others of its batch, and its "

@@ -60,7 +60,9 @@ class Privacy(Strict, frozen=True):
     clip: Decimal | None = None
     """The largest norm of what one unit adds to the sum of gradients of an epoch: each of its rows
     is clipped to `clip / most_rows`. In the units of the loss, for a row and not for a mean over a
-    batch. Needed by a job that trains; one that federates has `train.federated.clip` instead."""
+    batch. With `data.weight`, times the largest weight of its declared range, which takes as many
+    times the noise. Needed by a job that trains; one that federates has `train.federated.clip`
+    instead."""
     unit: str = ROW
     """Whom the guarantee is for: "row", or the identifier of `data.split_by` (a patient with all
     rows that one owner has of them). In a federated job: "owner"."""

@@ -25,6 +25,7 @@ from mpc_train.jobs.schedule import split
 from mpc_train.owners.cells import Affine, cells, halves, joined_bits, reaches
 from mpc_train.owners.columns import Part, part_of
 from mpc_train.owners.local import least_filled
+from mpc_train.owners.row_norms import weights_of
 from mpc_train.preparation.fitted import Parameters
 from mpc_train.preparation.joined import joined_parameters
 from mpc_train.preparation.noisy import joined_sums, noisy_parameters
@@ -140,7 +141,7 @@ def _words(job: Job, part: Part, table: Table) -> tuple[Words, Words]:
     if part.label:
         blocks.append(encode(label_matrix(job, table.labels), f))
     if part.weight:
-        blocks.append(encode(table.weights, f))
+        blocks.append(encode(weights_of(job, table.weights), f))
     rows = np.concatenate([block.reshape(table.rows, -1) for block in blocks], axis=1)
     return rows, encode(affine.words, 0)
 

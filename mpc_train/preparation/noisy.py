@@ -27,7 +27,7 @@ Noisy sums are drawn once. A session that goes on from a checkpoint gets them fr
 (`checkpoints.live`): other noise on the same sums would be a second release of them.
 
 Precision: means and variances within 2^-26 of the range and its square. Rounds: 66 where cells are
-filled, 48 where they are only scaled.
+scaled and filled, 48 where they are only scaled, 31 where they are only filled.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from mpc_train.jobs.schedule import split, training_of
 from mpc_train.owners.cells import WORD_BITS, cells, halves
 from mpc_train.owners.local import STATISTICS, SUMS, Local, least_filled, partials, sums
-from mpc_train.owners.row_norms import clipped
+from mpc_train.owners.row_norms import clipped, weights_of
 from mpc_train.preparation.combined import parameters
 from mpc_train.preparation.fitted import Parameters
 from mpc_train.preparation.noisy import Sums, noisy_parameters, noisy_sums
@@ -75,8 +75,9 @@ class _Progress:
 @dataclass(frozen=True, slots=True, repr=False)
 class Shared:
     """All rows, in the order of the owners. inputs: [rows, width]; labels: [rows, outputs];
-    weights: how many times each row's loss counts, [rows, 1]; None: once. sums: with noise, from
-    which the parameters follow (`noisy`); None: they have none."""
+    weights: how many times each row's loss counts, [rows, 1], with `[privacy]` in parts of the
+    largest weight; None: once. sums: with noise, from which the parameters follow (`noisy`); None:
+    they have none."""
 
     inputs: MaskedTensor
     labels: MaskedTensor
@@ -122,7 +123,7 @@ def brought(job: Job, owner: str, table: Table) -> Brought:
         ),
         "fine": lambda rows: halves(cells(pipeline, table.features[rows]), WORD_BITS)[1],
         "labels": lambda rows: label_matrix(job, table.labels[rows]),
-        "weights": lambda rows: table.weights[rows].reshape(-1, 1),
+        "weights": lambda rows: weights_of(job, table.weights[rows]).reshape(-1, 1),
         "present": lambda rows: table.present[rows],
         "statistics": lambda rows: statistics[rows],
     }

@@ -6,6 +6,10 @@ clipped gradients of an epoch, all its steps taken together as one vector, by at
 the noisy result of the one before. The order of rows is public, so nothing is gained by sampling
 and nothing is counted for it.
 
+**Weights.** Where rows have weights, 0 … w by their declared range, a row counts as many times as
+its weight says, and its gradient times that is clipped to w times the usual norm: so Δ is w · C.
+Owners share weights in parts of w, at most 1 whatever they have read, so that nothing else changes.
+
 **Federated rounds.** A unit is an owner. The norm of its update is at most C, whatever its rows
 are, and the sum of a round counts it w times: one Gaussian mechanism a round with sensitivity w ·
 C, for the largest w of the job, also though an update depends on the noisy models of the rounds
@@ -129,14 +133,14 @@ def mechanisms(job: Job) -> int:
 
 def sensitivity(job: Job) -> Fraction:
     """How much the contents of one unit change the sum of clipped gradients of an epoch, in norm:
-    clip, or twice that if it is replaced. In units of the loss, before rounding to the grid.
+    clip times the largest weight of a row, or twice that if it is replaced. In units of the loss,
+    before rounding to the grid.
 
     Of a federated job, how much one owner changes the weighted sum of a round, in units of weights.
     """
     if job.federates:
         return changes(job) * Fraction(job.federated.clip)
-    privacy = privacy_of(job)
-    return _changes(privacy) * _clip(privacy)
+    return _changes(privacy_of(job)) * _clip(job)
 
 
 def _changes(privacy: Privacy) -> int:
@@ -156,15 +160,16 @@ def largest_weight(job: Job) -> int:
 
 
 def row_clip(job: Job) -> Fraction:
-    """The norm to which each row's gradient is clipped, so that a unit's rows add up to `clip`."""
-    privacy = privacy_of(job)
-    return _clip(privacy) / privacy.rows_of_unit
+    """The norm to which each row's gradient, times its weight, is clipped, so that a unit's rows
+    add up to `clip` times the largest weight."""
+    return _clip(job) / privacy_of(job).rows_of_unit
 
 
-def _clip(privacy: Privacy) -> Fraction:
-    if privacy.clip is None:
+def _clip(job: Job) -> Fraction:
+    clip = privacy_of(job).clip
+    if clip is None:
         raise ValueError("privacy.clip is not declared")
-    return Fraction(privacy.clip)
+    return Fraction(clip) * job.most_weight
 
 
 def noise_multiplier(job: Job) -> Fraction:

@@ -211,7 +211,7 @@ def input_norm(job: Job) -> Fraction:
 
     RangeError if the intercept alone is beyond it.
     """
-    most = row_clip(job) / most_residual(job.fraction_bits)
+    most = row_clip(job) / job.most_weight / most_residual(job.fraction_bits)
     if most**2 <= 1 + Fraction(1, 64):
         raise RangeError(
             "the gradient of a logistic regression's intercept has a norm of 1 alone: privacy.clip "
@@ -227,8 +227,9 @@ def grid_bits(job: Job) -> int:
 
 
 def unit_of(job: Job) -> Fraction:
-    """What a row's gradient is for g = 1: the words of g leave out the mean over the batch."""
-    return Fraction(2 if loss_name(job) == "mse" else 1)
+    """What a row's gradient is for g = 1: the words of g leave out the mean over the batch, and
+    have a row's weight in parts of the largest one."""
+    return (2 if loss_name(job) == "mse" else 1) * job.most_weight
 
 
 def deviation(job: Job) -> Fraction:

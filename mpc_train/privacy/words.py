@@ -161,7 +161,8 @@ def _clipped(job: Job) -> list[str]:
         ]
     uses = "one epoch" if count == 1 else f"{count} epochs, each row once in each"
     return [
-        f"Each row is clipped to norm {float(row_clip(job)):g}, and the sum of each step gets "
+        f"Each row{', times its weight,' if job.weight else ''} is clipped to norm "
+        f"{float(row_clip(job)):g}, and the sum of each step gets "
         f"discrete Gaussian noise, over {uses}. The order of rows is public, so that no sampling "
         "is counted." + _banded(job)
     ]

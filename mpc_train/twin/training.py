@@ -131,7 +131,10 @@ def _train(
             index = torch.from_numpy(rows)
             optimizer.zero_grad()
             if job.privacy:
-                private_gradients(job, module, loss, inputs[index], labels[index], curator, pasts)
+                counts = None if weights is None else torch.from_numpy(weights[rows])
+                private_gradients(
+                    job, module, loss, inputs[index], labels[index], curator, pasts, counts
+                )
             else:
                 outputs = module(inputs[index])
                 if weights is not None:

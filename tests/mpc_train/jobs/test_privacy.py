@@ -22,7 +22,13 @@ from mpc_train.jobs.reveal import Metric
 from mpc_train.jobs.schedule import batches
 from mpc_train.privacy import costs
 from mpc_train.privacy.accounting import noise_multiplier, row_clip, sensitivity
-from mpc_train.privacy.clip_plan import clip_plan, clipped_by_owners
+from mpc_train.privacy.clip_plan import (
+    clip_plan,
+    clipped_by_owners,
+    deviation,
+    input_norm,
+    unit_of,
+)
 from mpc_train.privacy.words import as_json, lines, noise_line, rounded_up, table
 from tests.support import columns_case
 from tests.support.commands import as_json as as_json_of
@@ -176,12 +182,25 @@ def net():
 """
 
 
+def test_a_row_counts_at_most_its_largest_weight(tmp_path: Path) -> None:
+    """And takes as many times the noise, clipped by its owner or over shares."""
+    alone = load_job(write_job(tmp_path, PRIVATE))
+    text = PRIVATE.replace(
+        'label = "ill"', 'label = "ill"\nweight = { name = "w", range = [0, 3] }'
+    )
+    job = load_job(write_job(tmp_path, text))
+    assert (row_clip(job), sensitivity(job)) == (3 * row_clip(alone), 3 * sensitivity(alone))
+    assert noise_multiplier(job) == noise_multiplier(alone)
+    # In parts of the largest weight nothing else changes.
+    assert input_norm(job) == input_norm(alone) and unit_of(job) == 3 * unit_of(alone)
+    assert deviation(job) == deviation(alone)
+    assert "Each row, times its weight, is clipped to norm 6" in " ".join(lines(job))
+    half = load_job(write_job(tmp_path, text.replace("[0, 3]", "[0, 0.5]")))
+    assert sensitivity(half) == sensitivity(alone) / 2
+
+
 def test_what_mixes_rows_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The norm of a clipped row says nothing about its effect on how others count."""
-    text = PRIVATE.replace(
-        'label = "ill"', 'label = "ill"\nweight = { name = "w", range = [0, 2] }'
-    )
-    assert "data.weight: weights of rows" in refused(tmp_path, text)
     write_modules(tmp_path, monkeypatch, normed_net=NORMED)
     module = 'kind = "logistic"\nmodule = "normed_net:net"'
     said = refused(tmp_path, PRIVATE.replace('kind = "logistic"', module))

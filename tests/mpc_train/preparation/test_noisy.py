@@ -50,7 +50,7 @@ def from_sums(job: Job, plan: StatisticsPlan, words: list[Words]) -> dict[str, R
         name: np.ldexp(combine_masked([result[name] for result in results]), -BITS[name])
         for name in results[0]
     }
-    assert not sealed["prepare.beyond"].any()
+    assert not sealed.get("prepare.beyond", np.zeros(1)).any()
     return opened_parameters(job.pipeline, sealed)
 
 
@@ -131,6 +131,16 @@ def test_whatever_noise_does_parameters_are_in_their_range(
     assert (found["prepare.inverse"] * reach <= 32 * (1 + 2**-14)).all()
 
 
+def test_cells_that_are_only_filled(tmp_path: Path) -> None:
+    job, plan = noisy_job(tmp_path, "missing = 'mean'"), plan_of(100)
+    pipeline = job.pipeline
+    assert pipeline.filled and not pipeline.scaled
+    drawn = [np.full(len(pipeline.filled), 40.0), np.full(len(pipeline.secret), -10.0)]
+    found = from_sums(job, plan, [words_of(x.tolist(), 16) for x in drawn] + [words_of([], 32)])
+    expected = by_hand(pipeline, plan, drawn[0], drawn[1], np.zeros(0))
+    np.testing.assert_allclose(found["prepare.fill"], expected["prepare.fill"], rtol=2**-20)
+
+
 def test_cells_beyond_their_range_count_as_its_end(tmp_path: Path) -> None:
     """Whatever its owner has read: the bound of a row is one of its words."""
     job = noisy_job(tmp_path)
@@ -169,6 +179,7 @@ def trace(job: Job, values: int) -> tuple[int, int, int]:
     ("prepare", "expected"),
     [
         ("scale = 'standard'", (48, 1672, 4376)),
+        ("missing = 'mean'", (31, 1440, 3888)),
         ("scale = 'standard'\nmissing = 'mean'", (66, 2912, 7584)),
     ],
 )
