@@ -20,10 +20,12 @@ from mpc_train.privacy.clip_plan import (
     sum_limit,
     unit_of,
 )
+from mpc_train.privacy.statistics import SUM_BITS, statistics_plan
 from mpc_train.training.rates import MIN_RATE_BITS, rate_bits
 from mpc_train.training.setup import moments
 from protocols.errors import RangeError
 from protocols.noise.banded import square
+from protocols.noise.limits import TAIL
 
 if TYPE_CHECKING:
     from mpc_train.jobs.job import Job
@@ -39,8 +41,11 @@ def check_noise(job: Job) -> None:
         else:
             clip_plan(job)
     except RangeError as error:
-        raise JobError(f"privacy: {error}") from error
+        wide = ", or privacy.statistics.least_deviation, which bounds scaled inputs"
+        raise JobError(f"privacy: {error}{wide if job.has_noisy_statistics else ''}") from error
     _check_deviation(job)
+    if job.has_noisy_statistics:
+        _check_statistics(job)
     _check_rounding(job)
     if rate_bits(job) < MIN_RATE_BITS:
         raise JobError(
@@ -66,6 +71,28 @@ def _check_deviation(job: Job) -> None:
             "privacy.clip: the noise of one evaluator would have a standard deviation of "
             f"{float(square) ** 0.5:.3g} steps of the fixed point, at least {LEAST_DEVIATION} are "
             "needed; raise clip, lower epsilon, or use more fixed_point.fraction_bits"
+        )
+
+
+def _check_statistics(job: Job) -> None:
+    """Raise JobError unless sums of the preparation fit the ring with their noise, and that is wide
+    enough on their grid."""
+    plan, evaluators = statistics_plan(job), len(job.evaluators)
+    if plan.variance(plan.bits) < evaluators * LEAST_DEVIATION**2:
+        raise JobError(
+            "privacy.statistics.share: the noise of one evaluator would be too narrow for the "
+            "fixed point; lower it, or privacy.epsilon"
+        )
+    finest = 2 * plan.bits
+    if job.data.partition == "columns":
+        reach = max(job.pipeline.terms[place].reach for place in job.pipeline.secret)
+        finest = max(finest, job.fraction_bits + reach)
+    # 2^59 each: a sum of both, and what is compared with it, stays below 2^61.
+    noise = (TAIL + 1) ** 2 * plan.variance(finest) * (isqrt(evaluators - 1) + 2) ** 2
+    if noise >= 1 << 2 * (SUM_BITS + 1):
+        raise JobError(
+            "privacy.statistics.share: so much noise leaves no room for sums of squares in words "
+            "of 64 bits; raise it, privacy.epsilon or privacy.delta, or scale fewer columns"
         )
 
 

@@ -27,9 +27,10 @@ from typing import TYPE_CHECKING, Protocol
 import msgspec
 
 from mpc_train.checkpoints.joined import JoinedRows, Reader, restored
-from mpc_train.checkpoints.live import Live
+from mpc_train.checkpoints.live import SUMS, Live
 from mpc_train.checkpoints.points import is_point
 from mpc_train.checkpoints.state import Position, State
+from mpc_train.checkpoints.summands import again
 from mpc_train.errors import ArtifactError
 from protocols.channel import MAX_FRAME_BYTES
 from protocols.errors import DesyncError
@@ -38,8 +39,10 @@ from protocols.roles.frames import check_label, swap
 if TYPE_CHECKING:
     from mpc_train.jobs.job import Job
     from mpc_train.preparation.sharing import Shared
+    from protocols.arrays import Shape
     from protocols.channel import Channel
     from protocols.roles.role import Role
+    from protocols.shares.masked import Masked
 
 PROOF_LABEL = "mpc-train checkpoint proof v1"
 DUE, WRITTEN, PROOF, POSITION = b"checkpoint due", b"checkpoint kept", b"resume", b"resume from"
@@ -234,6 +237,23 @@ class Keeper:
             return restored(job, role, None, b"")
         with self._shelf.rows() as kept:
             return restored(job, role, kept, self._joined[1])
+
+    def sums(self, role: Role, shape: Shape) -> Masked | None:
+        """Noisy sums of the preparation that an earlier session has drawn, under a fresh mask; None
+        before the first step. 1 round.
+
+        shape: that of the job's. Raises ArtifactError for a checkpoint without them.
+        """
+        if self._position is None or not self._position.step:
+            return None
+        for entry in self._position.entries:
+            if entry.name == SUMS and entry.shape == shape and not entry.constant:
+                words = None if self._resumed is None else self._resumed.parts[SUMS]
+                return again(role, entry, words)
+        raise ArtifactError(
+            "a checkpoint lacks the noisy sums of [prepare]: other noise on them would tell more "
+            "of the rows; start the job anew with --fresh"
+        )
 
     def start(self, live: Live) -> None:
         """Training begins with these objects; in a resumed session they take over its state."""

@@ -5,6 +5,7 @@
     best/NAME       the best checked model, with early stopping; watch/least, watch/waited
     regression/NAME what a regression needs besides
     guard/outside   how many values have left their range so far
+    prepare/sums    sums with noise, from which the inputs' centers and scales follow
 
 The dealer takes part with λ' alone and needs no checkpoint; it is told the names and shapes, which
 it checks against the job.
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
 TENSOR, OPTIMIZER, BEST, WATCH, GUARD = "tensor/", "optimizer/", "best/", "watch/", "guard/"
 OUTSIDE = f"{GUARD}outside"
+SUMS = "prepare/sums"
 
 
 class Course(Protocol):
@@ -119,16 +121,19 @@ class NetworkCourse:
 
 @dataclass(frozen=True, slots=True)
 class Live:
-    """A training and its guard."""
+    """A training and its guard. sums: noisy ones of the preparation, drawn once in a run."""
 
     role: Role
     course: Course
     guard: RangeGuard | None
+    sums: Masked | None = None
 
     def tensors(self) -> dict[str, Masked | Additive]:
         found = self.course.tensors()
         if self.guard is not None and self.guard.outside is not None:
             found[OUTSIDE] = self.guard.outside
+        if self.sums is not None:
+            found[SUMS] = self.sums
         return found
 
     def captured(self, step: int, finished: bool, joined: tuple[int, bytes] = (0, b"")) -> State:
@@ -174,9 +179,14 @@ class Live:
         counted = entries.pop(OUTSIDE, None)
         if counted is not None and counted.shape != ():
             raise stranger(counted)
+        drawn = entries.pop(SUMS, None)  # taken before rows were shared (`Keeper.sums`)
+        if drawn is not None and self.sums is None:
+            raise stranger(drawn)
         self.course.check(entries.values(), finished=position.finished)
         found: dict[str, Masked | Additive] = {}
         for entry in position.entries:
+            if entry.name == SUMS:
+                continue
             words = None if parts is None else parts[entry.name]
             # The guard adds to what it has counted, and needs no Δ of it.
             restored = summands_of if entry.name == OUTSIDE else again

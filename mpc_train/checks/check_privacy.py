@@ -8,6 +8,8 @@ norm of a clipped gradient then says nothing about how much one unit changes the
 from decimal import Decimal
 from fractions import Fraction
 
+from msgspec import UNSET
+
 from mpc_train.base.problem import JobProblem, Problems, number
 from mpc_train.jobs.job import Job
 from mpc_train.jobs.privacy import ROW, SITE, Privacy
@@ -27,6 +29,10 @@ MIN_EPSILON, MAX_EPSILON = Decimal("0.01"), 20
 MIN_DELTA, MAX_DELTA = Decimal("1e-12"), Decimal("0.01")
 MIN_CLIP, MAX_CLIP = Decimal("0.001"), 1024
 MAX_ROWS_OF_UNIT = 1_000_000
+LEAST_SHARE = Decimal("0.01")
+"""Below, statistics or training would have more than ten times the noise of the whole budget."""
+LEAST_DEVIATIONS = Decimal("0.01"), Decimal("0.5")
+"""Scaled inputs are at most 2 divided by it: far below the bound of inputs that fit the ring."""
 MAX_NOISE_BITS = 54
 """The noise of a round's sum has a standard deviation of less than 2^54 words, so that all nodes'
 parts together stay below 2^62 (`protocols.noise`)."""
@@ -41,7 +47,15 @@ def check_privacy(job: Job) -> None:
     if not privacy:
         return
     sites = (_check_budget, _check_site, _check_site_clip)
-    units = (_check_budget, _check_unit, _check_clip, _check_steps, _check_bands)
+    units = (
+        _check_budget,
+        _check_unit,
+        _check_clip,
+        _check_steps,
+        _check_bands,
+        _check_statistics,
+        _check_identifiers,
+    )
     for check in sites if job.federates else units:
         with found.noting():
             check(job, privacy)
@@ -118,6 +132,10 @@ def _check_site(job: Job, privacy: Privacy) -> None:
         )
     if privacy.most_rows is not None:
         raise JobProblem("privacy.most_rows", "an owner has all its rows; remove it")
+    if privacy.identifiers is not UNSET:
+        raise JobProblem("privacy.identifiers", "the job links no records; remove it")
+    if privacy.statistics is not UNSET:
+        raise JobProblem("privacy.statistics", "an owner prepares its own rows; remove it")
     if privacy.bands != 1:
         raise JobProblem("privacy.bands", "the noise of each round is independent; remove it")
 
@@ -186,6 +204,27 @@ def _check_bands(job: Job, privacy: Privacy) -> None:
         )
 
 
+def _check_statistics(job: Job, privacy: Privacy) -> None:
+    key, settings = "privacy.statistics", privacy.of_statistics
+    if not job.has_noisy_statistics:
+        if privacy.statistics is not UNSET:
+            raise JobProblem(key, "[prepare] finds no statistics over shares; remove it")
+        return
+    share = number(f"{key}.share", settings.share)
+    if not LEAST_SHARE <= share <= 1 - LEAST_SHARE:
+        raise JobProblem(f"{key}.share", f"between {LEAST_SHARE} and {1 - LEAST_SHARE}")
+    low, high = LEAST_DEVIATIONS
+    if not low <= number(f"{key}.least_deviation", settings.least_deviation) <= high:
+        raise JobProblem(
+            f"{key}.least_deviation", f"between {low} and {high}, in halves of a column's range"
+        )
+
+
+def _check_identifiers(job: Job, privacy: Privacy) -> None:
+    if privacy.identifiers is not UNSET and job.data.link is None:
+        raise JobProblem("privacy.identifiers", "the job links no records; remove it")
+
+
 def _check_numbers(job: Job) -> None:
     if job.trains and not sampler_fits(job):
         raise JobProblem(
@@ -210,11 +249,6 @@ def _mixing(job: Job) -> list[tuple[str, bool, str]]:
             "gradients of all; write class_weights or positive_weight",
         ),
         (
-            "data.weight",
-            bool(job.weight),
-            "weights of rows have no bound in the accounting; remove it with [privacy]",
-        ),
-        (
             "model",
             batch_norm,
             "a batch norm lets one row change the gradients of all others of its batch, and its "
@@ -225,6 +259,12 @@ def _mixing(job: Job) -> list[tuple[str, bool, str]]:
             unknown,
             "the budget does not cover what was trained before on rows that are not public; write "
             'source = "public"',
+        ),
+        (
+            "train.warm_start.prepare",
+            job.trains and bool(job.pipeline.secret) and not job.has_own_statistics,
+            "the statistics of another model bound no input of a row, so that its norm has no "
+            'bound; write prepare = "own"',
         ),
     ]
 

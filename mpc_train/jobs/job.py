@@ -220,6 +220,13 @@ class Job(Strict, frozen=True, dict=True):
         return start is None or start.prepare == "own"
 
     @property
+    def has_noisy_statistics(self) -> bool:
+        """Whether the secret statistics of `[prepare]` are those of this job's rows, with noise."""
+        if not self.privacy or self.federates or not self.has_own_statistics:
+            return False
+        return bool(self.pipeline.secret)
+
+    @property
     def fraction_bits(self) -> int:
         return self.fixed_point.fraction_bits
 

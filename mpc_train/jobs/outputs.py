@@ -90,7 +90,7 @@ def disclosed_on_the_way(job: Job) -> list[Disclosure]:
         found.append("statistics")
     if not job.has_own_statistics:
         return found
-    if job.pipeline.filled:
+    if job.pipeline.filled and not job.has_noisy_statistics:
         found.append("empty_columns")
     if any(term.shared == "minmax" for term in job.pipeline.terms):
         found.append("extremes")

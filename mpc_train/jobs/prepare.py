@@ -49,7 +49,7 @@ class Prepare(Strict, frozen=True):
     """For numbers and dates. standard: to mean 0 and variance 1; minmax: to 0 … 1; both by secret
     statistics of the training rows, however small a part of the declared range these fill. If they
     are equal, or closer than 2^-46 of half that range, the input is 0, and the recipients are told.
-    declared: only the job's centers and scales."""
+    declared: only the job's centers and scales. With `[privacy]`, standard is from noisy sums."""
     missing: Missing = "error"
     """For numbers, dates and booleans: "mean" inserts the secret mean of the training rows. A
     missing category is in none of its levels. An owner may then lack the whole column, or have it

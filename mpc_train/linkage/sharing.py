@@ -18,16 +18,20 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mpc_train.jobs.pipeline import Pipeline
 from mpc_train.jobs.schedule import split
-from mpc_train.owners.cells import Affine, cells, halves, joined_bits
+from mpc_train.owners.cells import Affine, cells, halves, joined_bits, reaches
 from mpc_train.owners.columns import Part, part_of
 from mpc_train.owners.local import least_filled
+from mpc_train.owners.row_norms import weights_of
 from mpc_train.preparation.fitted import Parameters
 from mpc_train.preparation.joined import joined_parameters
+from mpc_train.preparation.noisy import joined_sums, noisy_parameters
 from mpc_train.preparation.rows import Rows, prepared
 from mpc_train.preparation.sharing import Shared, label_matrix
+from mpc_train.privacy.statistics import statistics_bits, statistics_plan
 from protocols.arrays import Shape, Words
 from protocols.crypten_tensor.tensor import MaskedTensor, crypten
 from protocols.linkage.intersection import route
@@ -62,14 +66,17 @@ def share_joined(job: Job, role: Role, linked: Linked, me: str, table: Table | N
     found = Parameters()
     if pipeline.secret:
         training, _ = split(job)
-        affine = None
-        if places.affine:
+        affine, chosen = None, rows.select(training)
+        if places.affine and not job.has_noisy_statistics:
             affine = concatenate([words for _, words in brought if words is not None], 1)
             affine = affine.select((slice(None), places.affine))
-        word = joined_bits(job.rows)
-        found = joined_parameters(
-            pipeline, rows.select(training), affine, word, least_filled(job), f
-        )
+        if job.has_noisy_statistics:
+            plan = statistics_plan(job)
+            sums = joined_sums(pipeline, chosen, plan, f)
+            found = noisy_parameters(pipeline, sums, plan, f, 2 * plan.bits, plan.bits)
+        else:
+            word = joined_bits(job.rows)
+            found = joined_parameters(pipeline, chosen, affine, word, least_filled(job), f)
     inputs = prepared(pipeline, rows, found, f)
     labels = whole.select((slice(None), places.label))
     weights = None
@@ -89,7 +96,9 @@ def _joined(
         if linked.mine is None:
             raise ValueError("an owner knows in which order it brings its rows")
         words, affine = _words(job, part, table.ordered(linked.mine))
-    counted = _shared(affine, index, (5, len(part.scaled))) if part.scaled else None
+    counted = None
+    if part.scaled and not job.has_noisy_statistics:
+        counted = _shared(affine, index, (5, len(part.scaled)))
     if not linked.orders:
         return _shared(words, index, (linked.rows, part.width)), counted
     x = _shared(words, index, (job.data.rows[owner], part.width))
@@ -110,22 +119,36 @@ def _words(job: Job, part: Part, table: Table) -> tuple[Words, Words]:
     f, pipeline = job.fraction_bits, job.pipeline
     mine = Pipeline(tuple(pipeline.terms[place] for place in part.terms))
     scaled, filled = list(mine.scaled), list(mine.filled)
-    values = encode(table.features, f)
-    whole, there = cells(mine, table.features), np.ones((table.rows, len(scaled)), bool)
+    features = table.features
+    if job.has_noisy_statistics:
+        # The bound of what a row changes in sums, whatever was read.
+        most = np.exp2(reaches(mine))
+        features = np.where(_secret(mine), np.clip(features, -most, most), features)
+    values = encode(features, f)
+    whole, there = cells(mine, features), np.ones((table.rows, len(scaled)), bool)
     for place, term in enumerate(scaled):
         if term in filled:
             there[:, place] = table.present[:, filled.index(term)] == 1
-    word = joined_bits(job.rows)
-    affine = Affine.of(whole, there, word)
+    if job.has_noisy_statistics:
+        word = statistics_bits(len(split(job)[0]))
+        affine = Affine.public(len(scaled), word)
+    else:
+        word = joined_bits(job.rows)
+        affine = Affine.of(whole, there, word)
     coarse, fine = (encode(half, 0) for half in halves(affine.numbers(whole, there), word))
     values[:, scaled] = coarse
     blocks = [values, fine, encode(table.present, 0)]
     if part.label:
         blocks.append(encode(label_matrix(job, table.labels), f))
     if part.weight:
-        blocks.append(encode(table.weights, f))
+        blocks.append(encode(weights_of(job, table.weights), f))
     rows = np.concatenate([block.reshape(table.rows, -1) for block in blocks], axis=1)
     return rows, encode(affine.words, 0)
+
+
+def _secret(pipeline: Pipeline) -> NDArray[np.bool_]:
+    """Which of its terms have secret statistics."""
+    return np.array([term.secret for term in pipeline.terms], bool)
 
 
 @dataclass(frozen=True, slots=True)

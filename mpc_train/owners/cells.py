@@ -78,6 +78,12 @@ class Affine:
         _, length = np.frexp(np.maximum(high - origin, origin - low))
         return cls(origin, np.maximum(length - 2 * bits, 0).astype(np.float64), low, high)
 
+    @classmethod
+    def public(cls, terms: int, bits: int) -> Affine:
+        """Units that say nothing about the cells: all of their range in numbers of two words."""
+        zero = np.zeros(terms)
+        return cls(zero, np.full(terms, float(CELL_BITS - 2 * bits)), zero, zero)
+
     def numbers(self, whole: Reals, there: NDArray[np.bool_]) -> Reals:
         """The cells in the owner's units; 0 for a missing cell."""
         return np.where(there, np.rint(np.ldexp(whole - self.origin, -self.cut.astype(int))), 0.0)

@@ -18,7 +18,7 @@ from mpc_train.errors import DataError
 from mpc_train.jobs.kinds import LOGARITHMIC
 from mpc_train.jobs.pipeline import Pipeline, Term
 from mpc_train.jobs.schedule import split_sizes, training_of
-from mpc_train.owners.cells import CELL_BITS
+from mpc_train.owners.cells import CELL_BITS, WORD_BITS
 from mpc_train.tables.cells import CellError
 from protocols.arrays import Reals
 
@@ -30,6 +30,7 @@ Mask = NDArray[np.bool_]
 
 STATISTICS = ("count", "there", "root", "low", "high", "above", "deviation", "least", "most")
 """Rows of `partials`: see there."""
+LOW_WORD = (1 << WORD_BITS) - 1
 ROOT_BITS = 30
 """Fractional bits of its roots."""
 
@@ -98,6 +99,8 @@ def check_filled(job: Job, owner: str, present: Reals) -> None:
     """
     if not job.pipeline.filled or job.data.partition == "columns" or not job.has_own_statistics:
         return
+    if job.has_noisy_statistics:
+        return  # which hides whose values a mean is of
     mine = training_of(job, owner) - job.first_row(owner)
     least = min(least_filled(job), len(mine))
     counts = present[mine].sum(axis=0).astype(int)
@@ -170,6 +173,31 @@ def _refuse_beyond(values: Reals, most: float, what: str) -> None:
             f"after centring and scaling beyond {what}; correct the cell, or the job's center and "
             "scale",
         )
+
+
+SUMS = ("count", "first", "high", "low")
+"""Rows of `sums`: see there."""
+
+
+def sums(pipeline: Pipeline, local: Local, rows: NDArray[np.int64], bits: int) -> Reals:
+    """Sums over an owner's training `rows` for each secret term: whole numbers, float64[4, secret
+    terms].
+
+    Of the cells that are present: their number; the sum of h, the cell as a whole number of 2^-bits
+    of its term's reach, at most 2^bits in magnitude, whatever the cell is; the sum of h² as high ·
+    2^28 + low.
+    """
+    found = np.zeros((len(SUMS), len(pipeline.secret)))
+    place = {index: number for number, index in enumerate(pipeline.filled)}
+    for number, index in enumerate(pipeline.secret):
+        there = np.ones(len(rows), bool)
+        if index in place:
+            there = local.present[rows, place[index]] == 1
+        cells = local.values[rows, index][there] * 2.0 ** -pipeline.terms[index].reach
+        whole = np.rint(np.clip(cells, -1, 1) * 2.0**bits).astype(np.int64)
+        second = int(whole @ whole)
+        found[:, number] = len(whole), whole.sum(), second >> WORD_BITS, second & LOW_WORD
+    return found
 
 
 def partials(pipeline: Pipeline, local: Local, rows: NDArray[np.int64], total: int) -> Reals:

@@ -1,4 +1,4 @@
-"""Rows that their owner clips to a norm, where that alone bounds what a row can do.
+"""Rows that their owner clips to a norm, where that alone bounds what a row can do, and weights.
 
 The gradient of a logistic regression is a row's inputs times its residual, which is at most 1. So
 an owner scales down its own training rows that are too long, before they leave it as shares. It has
@@ -28,6 +28,15 @@ def clipped(job: Job, owner: str, features: Reals, first: int) -> Reals:
         return features
     mine = training_of(job, owner) - job.first_row(owner) - first
     return clipped_rows(job, features, mine[(mine >= 0) & (mine < len(features))])
+
+
+def weights_of(job: Job, weights: Reals) -> Reals:
+    """How many times each row's loss counts, as it is shared: with `[privacy]` in parts of the
+    largest declared weight, within 0 and 1 whatever was read."""
+    if not job.privacy:
+        return weights
+    parts: Reals = np.clip(weights / float(job.most_weight), 0, 1)
+    return parts
 
 
 def clipped_rows(job: Job, features: Reals, rows: NDArray[np.int64]) -> Reals:

@@ -6,6 +6,8 @@ the mean, which recipients get, would be about these. Which cells are missing is
 alone can tell; one bit reveals it for each column with `missing = "mean"`, after rows are shared
 and before training. A bit of 1 says what a single owner's loader would report, and ends the run in
 the same way. If the run continues, nothing else is revealed.
+
+With `[privacy]` there is no bit: a mean over few rows is hidden by its noise (`noisy`).
 """
 
 from __future__ import annotations
@@ -28,9 +30,8 @@ BEFORE = 0
 
 def gap_outputs(job: Job) -> frozenset[Output]:
     """The outputs that `check_gaps` may disclose."""
-    return frozenset(
-        {Output(EMPTY, BEFORE)} if job.pipeline.filled and job.has_own_statistics else ()
-    )
+    asks = job.pipeline.filled and job.has_own_statistics and not job.has_noisy_statistics
+    return frozenset({Output(EMPTY, BEFORE)} if asks else ())
 
 
 def check_gaps(job: Job, gate: RevealGate, some: MaskedBit | None) -> None:

@@ -43,18 +43,23 @@ def opened_parameters(pipeline: Pipeline, sealed: Mapping[str, Reals]) -> dict[s
     return found
 
 
-def remarks(pipeline: Pipeline, parameters: Mapping[str, Reals]) -> dict[str, list[str]]:
+def remarks(
+    pipeline: Pipeline, parameters: Mapping[str, Reals], least_deviation: float = 0.0
+) -> dict[str, list[str]]:
     """Names of inputs that are not what the job asks for: `constant`, whose training values could
-    not be distinguished, `coarse`, which are rounded noticeably, and `beyond`, which may be wrong
-    for some row; empty lists are omitted.
+    not be distinguished, `coarse`, which are rounded noticeably, `beyond`, which may be wrong for
+    some row, and `narrow`, whose variance with noise was less than the least one; empty lists are
+    omitted.
 
-    parameters: as opened, with BEYOND if it is known.
+    parameters: as opened, with BEYOND if it is known. least_deviation: of a job whose sums have
+    noise, in halves of the declared range.
     """
     if not pipeline.scaled:
         return {}
     names = np.array(pipeline.names)[list(pipeline.scaled)]
     inverse = np.ldexp(parameters[INVERSE], reaches(pipeline, pipeline.scaled))
     found = {"constant": inverse == 0, "coarse": inverse > 2.0**FINE_BITS}
+    found["narrow"] = inverse * least_deviation > 1 - 2.0**-10
     found["beyond"] = parameters.get(BEYOND, np.zeros(len(names))) != 0
     return {what: names[where].tolist() for what, where in found.items() if where.any()}
 
@@ -66,6 +71,9 @@ def in_words(said: Mapping[str, list[str]]) -> list[str]:
         "for the declared range (narrow it)",
         "coarse": "rounded: the declared range is more than 10^12 times as wide as the values "
         "(narrow it)",
+        "narrow": "scaled by the least deviation that the job allows: the training rows' variance "
+        "with its noise is not above its square; narrow the declared range, or give the statistics "
+        "more of the budget (privacy.statistics)",
         "beyond": "some row's value may be more than 1,000 deviations (or spreads) away from the "
         "training rows', and come out wrong in the metrics (clip it)",
     }

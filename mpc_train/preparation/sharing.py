@@ -16,11 +16,13 @@ from numpy.typing import NDArray
 
 from mpc_train.jobs.schedule import split, training_of
 from mpc_train.owners.cells import WORD_BITS, cells, halves
-from mpc_train.owners.local import STATISTICS, Local, least_filled, partials
-from mpc_train.owners.row_norms import clipped
+from mpc_train.owners.local import STATISTICS, SUMS, Local, least_filled, partials, sums
+from mpc_train.owners.row_norms import clipped, weights_of
 from mpc_train.preparation.combined import parameters
 from mpc_train.preparation.fitted import Parameters
+from mpc_train.preparation.noisy import Sums, noisy_parameters, noisy_sums
 from mpc_train.preparation.rows import BLOCK, Rows, prepared
+from mpc_train.privacy.statistics import statistics_bits, statistics_plan
 from protocols.arrays import Reals
 from protocols.crypten_tensor.tensor import MaskedTensor, Source, crypten
 from protocols.ring.fixed_point import encode
@@ -73,12 +75,15 @@ class _Progress:
 @dataclass(frozen=True, slots=True, repr=False)
 class Shared:
     """All rows, in the order of the owners. inputs: [rows, width]; labels: [rows, outputs];
-    weights: how many times each row's loss counts, [rows, 1]; None: once."""
+    weights: how many times each row's loss counts, [rows, 1], with `[privacy]` in parts of the
+    largest weight; None: once. sums: with noise, from which the parameters follow (`noisy`); None:
+    they have none."""
 
     inputs: MaskedTensor
     labels: MaskedTensor
     parameters: Parameters
     weights: MaskedTensor | None = None
+    sums: Masked | None = None
 
 
 def pieces_of(job: Job, owner: str) -> Iterator[Piece]:
@@ -86,7 +91,8 @@ def pieces_of(job: Job, owner: str) -> Iterator[Piece]:
     features, its labels and the rest."""
     pipeline, rows, f = job.pipeline, job.data.rows[owner], job.fraction_bits
     if pipeline.secret and job.has_own_statistics:
-        yield Piece("statistics", (len(STATISTICS), len(pipeline.secret)), 0)
+        names = SUMS if job.has_noisy_statistics else STATISTICS
+        yield Piece("statistics", (len(names), len(pipeline.secret)), 0)
     widths = {
         "features": (len(pipeline.terms), f),
         "fine": (len(pipeline.scaled), 0),
@@ -106,14 +112,18 @@ def brought(job: Job, owner: str, table: Table) -> Brought:
     pipeline = job.pipeline
     mine = training_of(job, owner) - job.first_row(owner)
     local = Local(table.features, table.present)
-    statistics = partials(pipeline, local, mine, len(split(job)[0]))
+    total = len(split(job)[0])
+    if job.has_noisy_statistics:
+        statistics = sums(pipeline, local, mine, statistics_bits(total))
+    else:
+        statistics = partials(pipeline, local, mine, total)
     return {
         "features": lambda rows: with_coarse(
             job, clipped(job, owner, table.features[rows], rows.start)
         ),
         "fine": lambda rows: halves(cells(pipeline, table.features[rows]), WORD_BITS)[1],
         "labels": lambda rows: label_matrix(job, table.labels[rows]),
-        "weights": lambda rows: table.weights[rows].reshape(-1, 1),
+        "weights": lambda rows: weights_of(job, table.weights[rows]).reshape(-1, 1),
         "present": lambda rows: table.present[rows],
         "statistics": lambda rows: statistics[rows],
     }
@@ -145,12 +155,14 @@ def share_in(
     told: Told,
     given: Parameters | None = None,
     saw: Callable[[Rows], None] = lambda rows: None,
+    before: Masked | None = None,
 ) -> Shared:
     """Secret-share all owners' rows and prepare them; at every computing node.
 
     sources: how each owner provides its rows, from this node's view; table: this node's own. given:
     the statistics that come with a model; None: those of these rows. saw: gets the rows as they are
-    shared, in order, before they are prepared and freed.
+    shared, in order, before they are prepared and freed. before: the noisy sums of an earlier
+    session of the run.
     """
     progress = _Progress(job, told, job.rows)
     pipeline, f = job.pipeline, job.fraction_bits
@@ -168,10 +180,15 @@ def share_in(
         return tensor.value
 
     pieces = {owner: pieces_of(job, owner) for owner in job.owners}
-    secret = Parameters() if given is None else given
+    secret, drawn = Parameters() if given is None else given, None
     if pipeline.secret and given is None:
         statistics = [taken(owner, next(pieces[owner])) for owner in job.owners]
-        secret = parameters(pipeline, statistics, len(split(job)[0]), least_filled(job), f)
+        if job.has_noisy_statistics:
+            drawn = _drawn(job, statistics) if before is None else before
+            found = Sums.apart(pipeline, drawn)
+            secret = noisy_parameters(pipeline, found, statistics_plan(job), f)
+        else:
+            secret = parameters(pipeline, statistics, len(split(job)[0]), least_filled(job), f)
     inputs: list[Masked] = []
     waiting: dict[str, list[Masked]] = {}
     kept: dict[str, list[Masked]] = {"labels": [], "weights": []}
@@ -200,7 +217,12 @@ def share_in(
     labels = MaskedTensor(concatenate(kept["labels"]))
     weights = MaskedTensor(concatenate(kept["weights"])) if job.weight else None
     whole = inputs[0] if len(inputs) == 1 else concatenate(inputs)
-    return Shared(MaskedTensor(whole), labels, secret, weights)
+    return Shared(MaskedTensor(whole), labels, secret, weights, drawn)
+
+
+def _drawn(job: Job, statistics: list[Masked]) -> Masked:
+    """The sums of all owners, with fresh noise."""
+    return noisy_sums(job.pipeline, statistics, statistics_plan(job)).together()
 
 
 def label_matrix(job: Job, labels: Reals) -> Reals:

@@ -6,6 +6,10 @@ clipped gradients of an epoch, all its steps taken together as one vector, by at
 the noisy result of the one before. The order of rows is public, so nothing is gained by sampling
 and nothing is counted for it.
 
+**Weights.** Where rows have weights, 0 … w by their declared range, a row counts as many times as
+its weight says, and its gradient times that is clipped to w times the usual norm: so Δ is w · C.
+Owners share weights in parts of w, at most 1 whatever they have read, so that nothing else changes.
+
 **Federated rounds.** A unit is an owner. The norm of its update is at most C, whatever its rows
 are, and the sum of a round counts it w times: one Gaussian mechanism a round with sensitivity w ·
 C, for the largest w of the job, also though an update depends on the noisy models of the rounds
@@ -29,6 +33,10 @@ exp(5 exp(-2π²r²)) at every point. What is drawn from y costs nothing more th
 accounted for as one with continuous noise of variance s² >= (1 - GRID_PART) σ². That holds in any
 number of coordinates. By concentrated differential privacy, as discrete noise is usually
 accounted for, σ would be 6 to 8% larger.
+
+**Statistics** of `[prepare]` are one more Gaussian mechanism (`privacy.statistics`), before those
+of the steps. `statistics.share` says which part of Σ Δ² / σ² they may have, and training gets the
+rest, so that all together have what the budget allows.
 
 **Bands.** Noise may depend on that of steps before, so that less of it adds up over a training
 (`protocols.noise.banded`, with the proof). Then what a unit changes in an epoch is ‖(1, c_1, …)‖
@@ -107,6 +115,8 @@ ROUNDED_PART = Fraction(1, 1 << 9)
 GRID_PART = Fraction(ROUND_DEVIATION**2, 2 * LEAST_DEVIATION**2)
 """This part of the variance is not counted, for the step from discrete to continuous noise: r² of
 what at least two evaluators draw."""
+STATISTICS_SQUARE = 1 / (1 - GRID_PART)
+"""`counted_square` of one mechanism: the statistics of `[prepare]`."""
 
 
 def privacy_of(job: Job) -> Privacy:
@@ -123,14 +133,14 @@ def mechanisms(job: Job) -> int:
 
 def sensitivity(job: Job) -> Fraction:
     """How much the contents of one unit change the sum of clipped gradients of an epoch, in norm:
-    clip, or twice that if it is replaced. In units of the loss, before rounding to the grid.
+    clip times the largest weight of a row, or twice that if it is replaced. In units of the loss,
+    before rounding to the grid.
 
     Of a federated job, how much one owner changes the weighted sum of a round, in units of weights.
     """
     if job.federates:
         return changes(job) * Fraction(job.federated.clip)
-    privacy = privacy_of(job)
-    return _changes(privacy) * _clip(privacy)
+    return _changes(privacy_of(job)) * _clip(job)
 
 
 def _changes(privacy: Privacy) -> int:
@@ -150,15 +160,16 @@ def largest_weight(job: Job) -> int:
 
 
 def row_clip(job: Job) -> Fraction:
-    """The norm to which each row's gradient is clipped, so that a unit's rows add up to `clip`."""
-    privacy = privacy_of(job)
-    return _clip(privacy) / privacy.rows_of_unit
+    """The norm to which each row's gradient, times its weight, is clipped, so that a unit's rows
+    add up to `clip` times the largest weight."""
+    return _clip(job) / privacy_of(job).rows_of_unit
 
 
-def _clip(privacy: Privacy) -> Fraction:
-    if privacy.clip is None:
+def _clip(job: Job) -> Fraction:
+    clip = privacy_of(job).clip
+    if clip is None:
         raise ValueError("privacy.clip is not declared")
-    return Fraction(privacy.clip)
+    return Fraction(clip) * job.most_weight
 
 
 def noise_multiplier(job: Job) -> Fraction:
@@ -170,8 +181,8 @@ def noise_multiplier(job: Job) -> Fraction:
     suffices.
     """
     epsilon, delta = training_epsilon(job) * (1 - MARGIN), budget(privacy_of(job))[1]
-    found = least_multiplier(epsilon, delta, counted_square(job), STEPS_OF_ONE)
-    return Fraction(found, STEPS_OF_ONE)
+    counted = counted_square(job) / (1 - statistics_share(job))
+    return Fraction(least_multiplier(epsilon, delta, counted, STEPS_OF_ONE), STEPS_OF_ONE)
 
 
 def counted_square(job: Job) -> Fraction:
@@ -181,6 +192,26 @@ def counted_square(job: Job) -> Fraction:
     bands = privacy_of(job).bands
     longer = square(bands) * (1 + ROUNDED_PART) ** 2 if bands > 1 else Fraction(1)
     return mechanisms(job) * longer / (1 - GRID_PART)
+
+
+def statistics_share(job: Job) -> Fraction:
+    """The part of Σ Δ² / σ² that the statistics of `[prepare]` may have; 0 without them."""
+    if not job.has_noisy_statistics:
+        return Fraction(0)
+    return Fraction(privacy_of(job).of_statistics.share)
+
+
+def statistics_multiplier(job: Job) -> Fraction:
+    """σ of the sums of `[prepare]`, divided by what a unit changes in all of them together."""
+    epsilon, delta = training_epsilon(job) * (1 - MARGIN), budget(privacy_of(job))[1]
+    counted = STATISTICS_SQUARE / statistics_share(job)
+    return Fraction(least_multiplier(epsilon, delta, counted, STEPS_OF_ONE), STEPS_OF_ONE)
+
+
+def epsilon_of_statistics(job: Job) -> float:
+    """What the statistics of `[prepare]` would cost alone, at the job's δ."""
+    _, delta = budget(privacy_of(job))
+    return epsilon_of_gaussian(statistics_multiplier(job), STATISTICS_SQUARE, delta)
 
 
 def counts_cost(job: Job) -> Fraction:
@@ -220,6 +251,8 @@ def _numbers(job: Job) -> int:
         drawn = mechanisms(job) * sum(prod(shape) for _, shape in job.plain.tensors)
     else:
         drawn = total_steps(job) * sum(prod(shape) for shape in job.shapes.values())
+        if job.has_noisy_statistics:
+            drawn += 3 * len(job.pipeline.secret)  # at most so many sums
     return drawn * (len(job.evaluators) + 1)
 
 
@@ -233,8 +266,11 @@ def multiplier_bound(job: Job) -> float:
 
 
 def epsilon_of_training(job: Job) -> float:
-    """ε of the training at the job's δ; 0 if nothing is trained."""
+    """ε of the training at the job's δ, with its statistics; 0 if nothing is trained."""
     if not job.trains:
         return 0.0
     _, delta = budget(privacy_of(job))
-    return epsilon_of_gaussian(noise_multiplier(job), counted_square(job), delta)
+    spent = counted_square(job) / noise_multiplier(job) ** 2
+    if job.has_noisy_statistics:
+        spent += STATISTICS_SQUARE / statistics_multiplier(job) ** 2
+    return epsilon_of_gaussian(Fraction(1), spent, delta)

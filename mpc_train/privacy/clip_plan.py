@@ -15,7 +15,8 @@ content of the row and every weight, and also if something wrapped around:
    whatever went in. Hidden inputs and all g are rounded to multiples of 2^coarse, so that the sum
    of their squares over a row cannot wrap; rows in which it reaches `coarse_most` are left out
    (φ = 0). For all others ‖x‖² and ‖g‖² are below 2^62 and are computed exactly. The inputs of the
-   first layer are bounded by `data.limit`, beyond which their owner refuses its table.
+   first layer are bounded by `data.limit`, beyond which their owner refuses its table, or are
+   products of such (`input_square`).
 2. *Norms are rounded upwards.* a >= ‖x‖² and b >= ‖g‖² have fewer bits; two units make up for
    rounding. Rows with a layer beyond 2^input_bits or 2^output_bits, or with a sum Σ a · b beyond
    `most_norm`, are left out. So Q' >= Q, and its words fit.
@@ -161,7 +162,8 @@ def make_plan(
     reached = (clip - rounding) * (1 - ROOT_MARGIN)
     slack = Fraction(len(layers) << input_bits + 1) / Fraction(2) ** output_precision
     slack += Fraction(UPWARDS) / Fraction(2) ** norm_bits
-    if kept < LEAST_KEPT or rounding > clip / 32 or slack > clip**2 / 8:
+    wraps = layers[0].inputs > 0 and bit_length(input_square) + 2 * f > WORD_BITS
+    if kept < LEAST_KEPT or rounding > clip / 32 or slack > clip**2 / 8 or wraps:
         raise RangeError(
             "gradients cannot be clipped to this norm at this precision: lower "
             "fixed_point.fraction_bits, data.limit or train.batch_size, or raise privacy.clip"
@@ -173,10 +175,28 @@ def make_plan(
 
 
 def clipped_by_owners(job: Job) -> bool:
-    """Whether a row's gradient is bounded by its inputs alone, which its owner clips: that of a
-    logistic regression is at most ‖x‖, because no residual is larger than 1."""
+    """Whether a row's gradient is bounded by its inputs alone, which its owner knows and clips:
+    that of a logistic regression is at most ‖x‖, because no residual is larger than 1. An owner
+    knows no inputs that are products of others, or follow from secret statistics, and none of the
+    columns that others have of its rows."""
     plain = job.model.kind == "logistic" and job.model.network is None
-    return plain and loss_name(job) == "bce" and job.train.loss.positive_weight == 1
+    known = job.data.partition == "rows"
+    known = known and not job.pipeline.interactions and not job.pipeline.secret
+    return plain and known and loss_name(job) == "bce" and job.train.loss.positive_weight == 1
+
+
+def input_square(job: Job, inputs: int) -> Fraction:
+    """The bound of ‖x‖² for a row's inputs, `inputs` of them, with the 1 for a bias: cells are
+    within `data.limit`, those with a noisy deviation within the whole range over the least one, and
+    products within that of both factors."""
+    pipeline, limit = job.pipeline, Fraction(job.data.limit)
+    bounds = [limit] * len(pipeline.terms)
+    for place in pipeline.scaled:
+        bounds[place] = 1 + 2 / Fraction(privacy_of(job).of_statistics.least_deviation)
+    bounds += [bounds[left] * bounds[right] for left, right in pipeline.interactions]
+    if len(bounds) == inputs:
+        return sum((bound**2 for bound in bounds), Fraction(1))
+    return inputs * max(bounds) ** 2 + 1
 
 
 def most_residual(fraction_bits: int) -> Fraction:
@@ -191,7 +211,7 @@ def input_norm(job: Job) -> Fraction:
 
     RangeError if the intercept alone is beyond it.
     """
-    most = row_clip(job) / most_residual(job.fraction_bits)
+    most = row_clip(job) / job.most_weight / most_residual(job.fraction_bits)
     if most**2 <= 1 + Fraction(1, 64):
         raise RangeError(
             "the gradient of a logistic regression's intercept has a norm of 1 alone: privacy.clip "
@@ -207,8 +227,9 @@ def grid_bits(job: Job) -> int:
 
 
 def unit_of(job: Job) -> Fraction:
-    """What a row's gradient is for g = 1: the words of g leave out the mean over the batch."""
-    return Fraction(2 if loss_name(job) == "mse" else 1)
+    """What a row's gradient is for g = 1: the words of g leave out the mean over the batch, and
+    have a row's weight in parts of the largest one."""
+    return (2 if loss_name(job) == "mse" else 1) * job.most_weight
 
 
 def deviation(job: Job) -> Fraction:
@@ -264,7 +285,7 @@ def clip_plan(job: Job) -> ClipPlan:
         layers,
         fraction_bits=job.fraction_bits,
         clip=row_clip(job) / unit_of(job),
-        input_square=layers[0].inputs * Fraction(job.data.limit) ** 2 + 1,
+        input_square=input_square(job, layers[0].inputs),
         sum_limit=sum_limit(job),
         rate=learning_rate(job, 0) / job.train.batch_size,
     )

@@ -25,6 +25,8 @@ Side = Literal["training", "held-out", "own"]
 """Whose budget a cost is of: units that train, units that are held out, or nobody's."""
 MODEL = "model"
 """The entry of all tensors of the model together, also if it stays in shares."""
+STATISTICS = "statistics"
+"""The entry of noisy means and deviations of `[prepare]`."""
 COUNTED = ("accuracy", "confusion")
 """Metrics that are counts, and can have noise of a known effect (`evaluation.noise`)."""
 
@@ -40,6 +42,8 @@ class Cost:
     how: str
     outputs: tuple[str, ...]
     pure: Fraction = Fraction(0)
+    within: str = ""
+    """The entry whose ε includes this one's, which is then 0."""
 
 
 @dataclass(frozen=True)
@@ -85,12 +89,15 @@ REFUSED: dict[str, tuple[str, str]] = {
     ),
     "overlap": (
         "data.join",
-        "tells how many records owners have in common, without noise; join the tables before the "
-        "job, or remove check_duplicates",
+        "tells how many records owners have in common, without noise; write identifiers = "
+        '"unprotected" under [privacy] if the promise need not cover who is in which table, join '
+        "the tables before the job, or remove check_duplicates",
     ),
     "membership": (
         "data.join.membership",
-        "tells owners which of their records others have; join the tables before the job",
+        "tells owners which of their records others have; write identifiers = "
+        '"unprotected" under [privacy] if the promise need not cover that, or join the tables '
+        "before the job",
     ),
     "statistics": (
         "reveal.statistics",
@@ -103,13 +110,15 @@ REFUSED: dict[str, tuple[str, str]] = {
     ),
     "extremes": (
         "prepare.scale",
-        'the smallest and the largest value are cells of rows; write scale = "declared", with '
-        "center and scale or a range for each column",
+        'the smallest and the largest value are cells of rows; write scale = "standard", whose '
+        'sums have noise, or "declared", with center and scale or a range for each column',
     ),
 }
 """By disclosure, the job's key that lists it, and why it has no cost. A new disclosure needs an
 entry here, or a `Cost`."""
 
+LINKAGE = ("overlap", "membership")
+"""Disclosures of record linkage."""
 METRICS: dict[str, str] = {
     "accuracy": "",
     "confusion": "",
@@ -139,9 +148,9 @@ def entries(job: Job) -> list[Cost | Refusal]:
     if job.federates:
         found = _rounds(job)
     else:
-        found = [*_model(job), *_counts(job), *_metrics(job), *_own(job)]
-        found += [*_prepared(job), *_regression(job)]
-        found += [_refused(job, name) for name in _disclosed(job)]
+        found = [*_model(job), *_statistics(job), *_counts(job), *_metrics(job), *_own(job)]
+        found += _regression(job)
+        found += [_disclosed_as(job, name) for name in _disclosed(job)]
         found += [
             Refusal(name, "reveal.folds", "further models are trained for it; remove folds")
             for name in fold_outputs(job)
@@ -268,19 +277,20 @@ def _own(job: Job) -> list[Cost | Refusal]:
     return found
 
 
-def _prepared(job: Job) -> list[Refusal]:
-    """Secret statistics of `[prepare]`, sealed with the model or not: every row's inputs depend on
-    them."""
-    if not (job.pipeline.secret and job.has_own_statistics):
+def _statistics(job: Job) -> list[Cost]:
+    """Secret statistics of `[prepare]`, sealed with the model or not: sums with noise, on which the
+    input of every row depends. Gaussian mechanisms do not add up in ε: they are in the model's."""
+    if not job.has_noisy_statistics:
         return []
-    why = (
-        "the secret statistics of columns are computed from the rows without noise, and every "
-        'input depends on them; write scale = "declared", with center and scale or a range for '
-        'each column, and fill = a number instead of missing = "mean"'
+    settings = privacy_of(job).of_statistics
+    sums = "sums and sums of squares" if job.pipeline.scaled else "sums and counts"
+    how = (
+        f"in the model's ε: Gaussian noise in {sums} of columns, {settings.share} of what noise "
+        f"may cost; no deviation below {settings.least_deviation} of half the range"
     )
-    key = "prepare.scale" if job.pipeline.scaled else "prepare.missing"
-    sealed = [name for name in sealed_tensors(job) if name in preparation_shapes(job.pipeline)]
-    return [Refusal(name, key, why) for name in sealed or ["prepare"]]
+    names = preparation_shapes(job.pipeline)
+    sealed = tuple(name for name in sealed_tensors(job) if name in names)
+    return [Cost(STATISTICS, "training", 0.0, how, sealed, within=MODEL)]
 
 
 def _regression(job: Job) -> list[Refusal]:
@@ -300,7 +310,11 @@ def _disclosed(job: Job) -> list[str]:
     return [*guard, *disclosed_on_the_way(job)]
 
 
-def _refused(job: Job, name: str) -> Refusal:
+def _disclosed_as(job: Job, name: str) -> Cost | Refusal:
+    """What linkage says follows from identifiers alone."""
+    if name in LINKAGE and privacy_of(job).identifiers == "unprotected":
+        how = "follows from identifiers, which are the same in both cases and are not protected"
+        return Cost(name, "own", 0.0, how, (name,))
     key, why = REFUSED[name]
     if name == "overlap" and job.data.join is None:
         key = "data.check_duplicates"

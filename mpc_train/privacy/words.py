@@ -14,6 +14,7 @@ from mpc_train.jobs.privacy import ROW
 from mpc_train.jobs.schedule import steps_per_epoch, total_steps
 from mpc_train.privacy.accounting import (
     counts_cost,
+    epsilon_of_statistics,
     epsilon_of_training,
     largest_weight,
     mechanisms,
@@ -22,7 +23,8 @@ from mpc_train.privacy.accounting import (
     row_clip,
     sensitivity,
 )
-from mpc_train.privacy.costs import costs, total
+from mpc_train.privacy.costs import Cost, costs, total
+from mpc_train.privacy.statistics import statistics_plan
 from protocols.noise.banded import MOST_BANDS, left_over
 
 if TYPE_CHECKING:
@@ -44,7 +46,7 @@ def table(job: Job) -> list[str]:
     """The table of what costs what: a line for each output, and the total."""
     found, spent, privacy = costs(job), total(job), privacy_of(job)
     rows = [("revealed", "ε", "paid by", "how")]
-    rows += [(cost.name, rounded_up(cost.epsilon), SIDES[cost.side], cost.how) for cost in found]
+    rows += [(cost.name, _spent(cost), SIDES[cost.side], cost.how) for cost in found]
     if sum(cost.side == "held-out" for cost in found) > 1:
         rows.append(("metrics together", rounded_up(spent.held_out), SIDES["held-out"], ""))
     most = f"of {privacy.epsilon}, at δ = {privacy.small_delta}"
@@ -53,6 +55,10 @@ def table(job: Job) -> list[str]:
     return [
         "  ".join((*(row[k].ljust(widths[k]) for k in range(3)), row[3])).rstrip() for row in rows
     ]
+
+
+def _spent(cost: Cost) -> str:
+    return f"in {cost.within}" if cost.within else rounded_up(cost.epsilon)
 
 
 def rounded_up(epsilon: float) -> str:
@@ -64,7 +70,8 @@ def unit_words(job: Job) -> str:
     """Whom the promise is for."""
     privacy = privacy_of(job)
     if privacy.unit == ROW:
-        return "one row"
+        joined = job.data.join is not None
+        return "one joined row, with its cells at all owners" if joined else "one row"
     if job.federates:
         return "one owner, with all its rows"
     return (
@@ -77,6 +84,8 @@ def neighbours_words(job: Job) -> str:
     privacy = privacy_of(job)
     whose = "the row" if privacy.unit == ROW else f"all rows of the {privacy.unit}"
     same = "numbers of rows, and which rows belong together,"
+    if privacy.identifiers == "unprotected":
+        same = "numbers of rows, and which table has which identifier,"
     if job.federates:
         same = "numbers of rows, and which owners take part in a round,"
     what = (
@@ -152,7 +161,8 @@ def _clipped(job: Job) -> list[str]:
         ]
     uses = "one epoch" if count == 1 else f"{count} epochs, each row once in each"
     return [
-        f"Each row is clipped to norm {float(row_clip(job)):g}, and the sum of each step gets "
+        f"Each row{', times its weight,' if job.weight else ''} is clipped to norm "
+        f"{float(row_clip(job)):g}, and the sum of each step gets "
         f"discrete Gaussian noise, over {uses}. The order of rows is public, so that no sampling "
         "is counted." + _banded(job)
     ]
@@ -172,9 +182,17 @@ def noise_line(job: Job) -> list[str]:
     """How much noise that is. Needs the library."""
     if not (job.privacy and job.trains):
         return []
+    statistics = ""
+    if job.has_noisy_statistics:
+        deviation = float(statistics_plan(job).square) ** 0.5
+        statistics = (
+            f" That of sums for means and deviations is {deviation:.4g} rows whose cells are at "
+            "the end of their range; these alone would cost "
+            f"ε = {rounded_up(epsilon_of_statistics(job))}."
+        )
     return wrap(
         f"The standard deviation of the noise is at least {float(noise_multiplier(job)):.4g} times "
-        f"what one unit changes at most ({float(sensitivity(job)):g})." + _advice(job),
+        f"what one unit changes at most ({float(sensitivity(job)):g})." + statistics + _advice(job),
         WIDTH,
     )
 
@@ -239,6 +257,7 @@ def as_json(job: Job) -> dict[str, Any] | None:
                 "paid_by": cost.side,
                 "how": cost.how,
             }
+            | ({"within": cost.within} if cost.within else {})
             for cost in costs(job)
         ],
         "in_words": [promise(job), _sentence(meaning(job)), against(job)],

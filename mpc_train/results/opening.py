@@ -46,6 +46,7 @@ from mpc_train.results.artifact import (
 )
 from mpc_train.results.contribution import PublicCard, Shares, contributed, keys_of, own_shares
 from mpc_train.results.recipe import recipe
+from protocols.arrays import Reals
 from protocols.canonical import unpack
 from protocols.errors import AuthenticationError, FrameError
 from protocols.sealing.bundle import unpack_bundle
@@ -93,7 +94,7 @@ class OpenedModel:
     @property
     def remarks(self) -> dict[str, list[str]]:
         """Inputs that are not scaled as the job asks, see `preparation.sealed.remarks`."""
-        return remarks(self.job.pipeline, self.weights)
+        return _remarks(self.job, self.weights)
 
     def __repr__(self) -> str:
         return f"OpenedModel({self.job.name}, {len(self.weights)} tensors)"
@@ -436,7 +437,7 @@ def _files(
         prepare = save_tensors({name: weights[name] for name in job.pipeline.shapes})
         files[PREPARATION_FILE] = prepare
         described |= {"file": PREPARATION_FILE, "hmac_sha256": commit(key, prepare)}
-        described |= {"remarks": remarks(job.pipeline, weights)}
+        described |= {"remarks": _remarks(job, weights)}
     first = next(iter(parts.values())).statement
     manifest = {
         "version": 2,
@@ -465,3 +466,11 @@ def _files(
     }
     text = msgspec.json.format(msgspec.json.encode(manifest), indent=2)
     return {**files, MANIFEST_FILE: text + b"\n"}
+
+
+def _remarks(job: Job, weights: Mapping[str, Reals]) -> dict[str, list[str]]:
+    """What is to be said of the inputs of an opened model."""
+    least = 0.0
+    if job.privacy and job.has_noisy_statistics:
+        least = float(job.privacy.of_statistics.least_deviation)
+    return remarks(job.pipeline, weights, least)

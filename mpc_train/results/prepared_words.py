@@ -53,7 +53,9 @@ def described(job: Job) -> list[str]:
         where = "are sealed with the model" if job.seals_model else "stay in shares with the model"
         whose = "" if job.has_own_statistics else " of the model's training"
         lines.append(f"nobody learns means, deviations and extremes{whose}; they {where}")
-    if pipeline.scaled and job.seals_model:
+    if job.has_noisy_statistics:
+        lines.append("they come from sums with noise, in the budget of [privacy]")
+    elif pipeline.scaled and job.seals_model:
         lines.append(
             "a scaled input is 0, and recipients are told, if its training values are equal or "
             f"closer than {_closest(job)}"

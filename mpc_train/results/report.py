@@ -431,7 +431,7 @@ def _said(job: Job) -> list[str]:
 def _disclosures(job: Job) -> list[str]:
     """What every node learns during the run, as text."""
     train, found = job.train, []
-    if job.pipeline.filled and job.has_own_statistics:
+    if job.pipeline.filled and job.has_own_statistics and not job.has_noisy_statistics:
         found.append(
             "before the first step, to everybody: whether a column whose missing cells get the "
             "mean has no value, or too few, at all owners together, and which; then the run "

@@ -8,6 +8,8 @@ the same from an owner's terms, for tables that have nothing else.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from fractions import Fraction
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,6 +17,7 @@ from numpy.typing import NDArray
 
 from mpc_train.jobs.pipeline import Pipeline, Term
 from mpc_train.owners.local import Local
+from mpc_train.privacy.statistics import statistics_plan
 from mpc_train.tables.typed import TypedTable
 from protocols.arrays import Reals
 
@@ -87,6 +90,42 @@ def scaled_by(term: Term, values: Reals) -> tuple[float, float]:
         return low, 0.0 if low == high else 1 / (high - low)
     mean, deviation = float(values.mean()), float(values.std())
     return mean, 0.0 if low == high else 1 / deviation
+
+
+def noisy_twin_parameters(
+    job: Job, local: Local, training: Rows, noise: Callable[[int, Fraction], Reals]
+) -> dict[str, Reals]:
+    """The same of a job with `[privacy]`: from sums with noise, in the range of each term.
+
+    noise: draws as many numbers of this variance. A mean and a variance beyond what a column can
+    have are moved to the end of that.
+    """
+    plan, pipeline = statistics_plan(job), job.pipeline
+    place = {index: number for number, index in enumerate(pipeline.filled)}
+    floor = float(plan.least_deviation)
+    found: dict[str, list[float]] = {"center": [], "inverse": [], "fill": []}
+
+    def noisy(total: float) -> float:
+        return total + float(noise(1, plan.variance(plan.bits))[0]) / 2.0**plan.bits
+
+    for index in pipeline.secret:
+        term = pipeline.terms[index]
+        reach = 2.0**term.reach
+        cells, rows = local.values[training, index] / reach, len(training)
+        count = float(rows)
+        if index in place:
+            there = local.present[training, place[index]] == 1
+            cells, count = cells[there], noisy(float(there.sum()))
+            count = min(max(np.rint(count), plan.least), rows)
+        mean = min(max(noisy(float(cells.sum())) / count, -1.0), 1.0)
+        if index in place:
+            found["fill"].append(mean * reach)
+        if term.scaled:
+            squares = min(max(noisy(float(cells @ cells)) / rows, 0.0), 1.0)
+            variance = squares - count / rows * mean**2
+            found["center"].append(mean * reach)
+            found["inverse"].append(1 / (max(variance, floor**2) ** 0.5 * reach))
+    return {name: np.array(found[name.removeprefix("prepare.")]) for name in pipeline.shapes}
 
 
 def twin_parameters(pipeline: Pipeline, local: Local, training: Rows) -> dict[str, Reals]:

@@ -20,7 +20,7 @@ from mpc_train.jobs.job import Job
 from mpc_train.privacy.accounting import privacy_of, row_clip
 from mpc_train.privacy.clip_plan import clipped_by_owners, deviation, grid_bits, unit_of
 from mpc_train.twin.setup import Loss
-from protocols.arrays import Octets
+from protocols.arrays import Octets, Reals
 from protocols.noise import gaussian
 from protocols.noise.banded import PRECISION, bands
 
@@ -44,13 +44,17 @@ class Curator:
 
     def noise(self, job: Job, count: int, bits: int) -> torch.Tensor:
         """float64[count] in the units of the sum of gradients; bits: of the grid."""
-        variance = (deviation(job) * (1 << bits)) ** 2
+        words = self.words(job, count, (deviation(job) * (1 << bits)) ** 2)
+        return torch.from_numpy(np.ldexp(words, -bits)) * float(unit_of(job))
+
+    def words(self, job: Job, count: int, variance: Fraction) -> Reals:
+        """float64[count] whole numbers, for σ² in words."""
         words = gaussian.numbers(variance, count, self.draw).astype(np.float64)
         if not self.central:
             for _ in job.evaluators:
                 part: Fraction = variance / len(job.evaluators)
                 words += gaussian.numbers(part, count, self.draw)
-        return torch.from_numpy(np.ldexp(words, -bits)) * float(unit_of(job))
+        return words
 
 
 def private_gradients(
@@ -61,11 +65,14 @@ def private_gradients(
     labels: torch.Tensor,
     curator: Curator,
     pasts: Pasts,
+    weights: torch.Tensor | None = None,
 ) -> None:
     """Set the gradients of a batch's mean loss: clipped by rows, summed, with noise. pasts: of this
-    training; its step's noise is added to them."""
+    training; its step's noise is added to them. weights: how many times each row counts; None:
+    once."""
     sums = _sums if clipped_by_owners(job) else _clipped_sums
-    totals = sums(job, module, loss, inputs, labels)
+    counts = torch.ones(len(inputs), dtype=inputs.dtype) if weights is None else weights
+    totals = sums(job, module, loss, inputs, labels, counts)
     grid, f = grid_bits(job), job.fraction_bits
     for name, parameter in module.named_parameters():
         if name in totals:
@@ -92,16 +99,28 @@ Sums = dict[str, torch.Tensor]
 
 
 def _sums(
-    job: Job, module: torch.nn.Module, loss: Loss, inputs: torch.Tensor, labels: torch.Tensor
+    job: Job,
+    module: torch.nn.Module,
+    loss: Loss,
+    inputs: torch.Tensor,
+    labels: torch.Tensor,
+    counts: torch.Tensor,
 ) -> Sums:
     """Of the gradients of rows that are clipped already."""
     named = {name: p for name, p in module.named_parameters() if p.requires_grad}
-    total = loss(module(inputs), labels) * len(inputs)
+    outputs = module(inputs)
+    outputs.register_hook(lambda gradient: gradient * counts[:, None])
+    total = loss(outputs, labels) * len(inputs)
     return dict(zip(named, torch.autograd.grad(total, list(named.values())), strict=True))
 
 
 def _clipped_sums(
-    job: Job, module: torch.nn.Module, loss: Loss, inputs: torch.Tensor, labels: torch.Tensor
+    job: Job,
+    module: torch.nn.Module,
+    loss: Loss,
+    inputs: torch.Tensor,
+    labels: torch.Tensor,
+    counts: torch.Tensor,
 ) -> Sums:
     """Of rows' gradients, each clipped."""
     named = {name: p.detach() for name, p in module.named_parameters() if p.requires_grad}
@@ -109,7 +128,7 @@ def _clipped_sums(
     loss(outputs, labels).backward()
     assert outputs.grad is not None
     # A row's own loss has the gradient of the mean times the number of rows.
-    slopes = outputs.grad * len(inputs)
+    slopes = outputs.grad * len(inputs) * counts[:, None]
 
     def of_row(values: Sums, row: torch.Tensor, slope: torch.Tensor) -> object:
         return (functional_call(module, values, row[None])[0] * slope).sum()

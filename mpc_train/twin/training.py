@@ -11,6 +11,7 @@ Losses, rules and decisions are those of `twin.setup`.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import msgspec
 import numpy as np
@@ -41,7 +42,7 @@ from mpc_train.privacy.clip_plan import clipped_by_owners
 from mpc_train.regression.settings import family_of
 from mpc_train.results.plain_model import means, plain_module
 from mpc_train.twin.metrics import digits, twin_metric
-from mpc_train.twin.preparation import raw_inputs, twin_parameters
+from mpc_train.twin.preparation import noisy_twin_parameters, raw_inputs, twin_parameters
 from mpc_train.twin.private import Curator, Pasts, private_gradients
 from mpc_train.twin.regression import regression_twin
 from mpc_train.twin.setup import TwinStopping, twin_clip, twin_loss, twin_optimizer
@@ -100,14 +101,14 @@ def _train(
     initial: Mapping[str, NDArray[np.int64]],
     curator: Curator = ALL_NODES,
 ) -> Twin:
-    pooled, prepare = pooled_inputs(job, tables)
+    pooled, prepare = pooled_inputs(job, tables, curator=curator)
     if job.privacy and clipped_by_owners(job):
         pooled = clipped_rows(job, pooled, split(job)[0])
     inputs = torch.from_numpy(pooled)
     labels = torch.from_numpy(np.concatenate([table.labels for table in tables]))
     if is_newton(job):
         state = regression_twin(job, pooled, labels.numpy(), pooled_weights(job, tables))
-        return Twin(state | prepare, evaluate(job, state, tables), total_steps(job))
+        return Twin(state | prepare, evaluate(job, state | prepare, tables), total_steps(job))
     module = _as_written(job).double()
     scale = 2.0**job.fraction_bits
     module.load_state_dict(
@@ -130,7 +131,10 @@ def _train(
             index = torch.from_numpy(rows)
             optimizer.zero_grad()
             if job.privacy:
-                private_gradients(job, module, loss, inputs[index], labels[index], curator, pasts)
+                counts = None if weights is None else torch.from_numpy(weights[rows])
+                private_gradients(
+                    job, module, loss, inputs[index], labels[index], curator, pasts, counts
+                )
             else:
                 outputs = module(inputs[index])
                 if weights is not None:
@@ -148,20 +152,33 @@ def _train(
     if stopping is not None and settings is not None and settings.keep_best:
         module.load_state_dict(stopping.state)
     state = {name: value.detach().numpy() for name, value in module.state_dict().items()}
-    return Twin(state | prepare, evaluate(job, state, tables), number)
+    return Twin(state | prepare, evaluate(job, state | prepare, tables), number)
 
 
 def pooled_inputs(
-    job: Job, tables: Sequence[Table]
+    job: Job,
+    tables: Sequence[Table],
+    state: Mapping[str, NDArray[np.float64]] | None = None,
+    curator: Curator = ALL_NODES,
 ) -> tuple[NDArray[np.float64], dict[str, NDArray[np.float64]]]:
-    """The model's inputs for all owners' rows, and the parameters of their preparation, by name."""
+    """The model's inputs for all owners' rows, and the parameters of their preparation, by name.
+
+    state: has the parameters where they come from sums with noise, which is drawn once; None: it is
+    drawn here, by the curator.
+    """
     training = split(job.at_fold(0))[0]
     raw = [table.raw for table in tables if table.raw is not None]
-    if len(raw) == len(tables):
+    if len(raw) == len(tables) and not job.has_noisy_statistics:
         return raw_inputs(job, np.concatenate(raw), training)
     features = np.concatenate([table.features for table in tables])
     local = Local(features, np.concatenate([table.present for table in tables]))
-    found = twin_parameters(job.pipeline, local, training)
+    if not job.has_noisy_statistics:
+        found = twin_parameters(job.pipeline, local, training)
+    elif state is not None:
+        found = {name: state[name] for name in job.pipeline.shapes}
+    else:
+        noise = partial(curator.words, job)
+        found = noisy_twin_parameters(job, local, training, noise)
     return applied(job.pipeline, local, found), found
 
 
@@ -188,7 +205,7 @@ def evaluate(
 ) -> dict[str, Reading]:
     """Return the job's metrics of a plaintext model on the held-out rows of pooled tables."""
     _, held_out = split(job)
-    inputs = pooled_inputs(job, tables)[0][held_out]
+    inputs = pooled_inputs(job, tables, state)[0][held_out]
     labels = np.concatenate([table.labels for table in tables])[held_out]
     module = plain_module(job).double().eval()
     module.load_state_dict(

@@ -15,8 +15,10 @@ import numpy as np
 import pytest
 import torch
 
+from mpc_train.jobs.pipeline import Pipeline, Term
 from mpc_train.networks.graph import layers_of
 from mpc_train.networks.network import Network
+from mpc_train.preparation.noisy import noisy_sums
 from mpc_train.privacy.clip_plan import Layer, make_plan
 from mpc_train.training.losses import BinaryCrossEntropy, CrossEntropy
 from mpc_train.training.optimizers import row_clipping
@@ -34,6 +36,7 @@ from protocols.shares.arithmetic import multiply, truncate
 from protocols.shares.masked import Additive
 from tests.support.lockstep import LockstepLoopback, run_lockstep
 from tests.support.loopback import combine_masked, secret, shares_of
+from tests.support.noisy_case import plan_of
 from tests.support.shared_training import BATCH, BITS, problem
 from tests.support.tensors import attached
 from tests.support.transcript_first import run_scripted
@@ -307,3 +310,30 @@ def test_private_steps_look_the_same_for_all_data(
         assert [kind for kind, _ in first] == [kind for kind, _ in second]
         assert first == second
     assert not np.array_equal(found[0], found[1])
+
+
+@pytest.mark.parametrize("evaluators", [2, 3])
+def test_noise_of_statistics_has_the_law(evaluators: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In numbers, sums and sums of squares, each on its own grid; for every coalition enough is
+    left of it."""
+    columns, kept = 4000, own_noise(monkeypatch)
+    terms = (Term(f"c{k}", "c", shared="standard", missing="mean") for k in range(columns))
+    pipeline, plan = Pipeline(tuple(terms)), plan_of(1000)
+    words = np.full((4, columns), 5, np.int64)
+
+    def program(role: Role) -> Any:
+        found = noisy_sums(pipeline, [secret(role, words), secret(role, words, 1)], plan)
+        return [shares_of(part) for part in (found.number, found.first, found.second)]
+
+    results = run_lockstep(program, evaluators)
+    exact = (10 << plan.bits, 10, 10 * (1 << 28) + 10)
+    for place, (total, bits) in enumerate(zip(exact, (16, 16, 32), strict=True)):
+        noise = combine_masked([result[place] for result in results]) - total
+        variance = float(plan.variance(bits))
+        assert variance == 25 * 4.0**bits
+        moments_hold(noise, 2 * variance)
+        dealt = kept[None][place]
+        moments_hold(noise - dealt, variance)
+        others = sum((kept[i][place] for i in range(1, evaluators)), np.zeros(columns, np.int64))
+        moments_hold(noise - others, variance * (1 + 1 / evaluators))
+        assert (noise == sum(parts[place] for parts in kept.values())).all()

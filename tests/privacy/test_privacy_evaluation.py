@@ -1,7 +1,8 @@
 """The view of corrupted evaluators does not depend on the rows that are prepared or evaluated."""
 
 from collections.abc import Callable, Sequence
-from functools import cache
+from functools import cache, partial
+from math import ceil, floor
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
@@ -18,10 +19,11 @@ from mpc_train.jobs.job import Job
 from mpc_train.jobs.pipeline import Pipeline, Term
 from mpc_train.jobs.schedule import split
 from mpc_train.owners.applied import applied
-from mpc_train.owners.cells import WORD_BITS, Affine, cells, halves, joined_bits
-from mpc_train.owners.local import Local, partials
+from mpc_train.owners.cells import CELL_BITS, WORD_BITS, Affine, cells, halves, joined_bits
+from mpc_train.owners.local import Local, partials, sums
 from mpc_train.preparation.combined import parameters
 from mpc_train.preparation.joined import joined_parameters
+from mpc_train.preparation.noisy import joined_sums, noisy_parameters, noisy_sums
 from mpc_train.preparation.rows import Rows, prepared
 from mpc_train.training import passes
 from mpc_train.twin.metrics import bins_of, counts, twin_metric
@@ -32,6 +34,7 @@ from protocols.shares.masked import Masked
 from tests.support.counted_study import EDGES, LOGITS, counted_job, counted_of, in_bins, some_rows
 from tests.support.jobs import replaced, write_job
 from tests.support.loopback import combine_masked, secret, shares_of
+from tests.support.noisy_case import by_hand, exact_sums, plan_of
 from tests.support.privacy import CORRUPTED, ONE, F, Outputs, honest_owner, same_views
 from tests.support.transcript_first import run_scripted
 
@@ -125,6 +128,68 @@ def as_the_twin(word: int) -> Callable[[np.ndarray, Outputs], None]:
     return check
 
 
+NOISY = Pipeline(
+    (
+        Term("a", "a", shared="standard", missing="mean"),
+        Term("b", "b", shared="standard"),
+    )
+)
+PLAN = plan_of(ROWS, least=3)
+
+
+def noisy_table(generator: np.random.Generator) -> np.ndarray:
+    """As `table`, with the sums that an owner of all rows brings."""
+    values, there = narrow(generator)
+    rows = np.concatenate([*halves(cells(NOISY, values), WORD_BITS), there], axis=1)
+    local = Local(values, there)
+    parts = [sums(NOISY, local, part, PLAN.bits) for part in np.split(np.arange(ROWS), [ROWS // 3])]
+    said = np.pad(np.concatenate(parts), ((0, 0), (0, 3)))
+    return np.concatenate([rows, said]).astype(np.int64)
+
+
+def noisy_preparation(x: Masked) -> Sequence[Masked]:
+    rows, said = x.select(slice(0, ROWS)), x.select(slice(ROWS, None))
+    brought = [said.select((slice(4 * k, 4 * k + 4), slice(0, 2))) for k in range(2)]
+    drawn = noisy_sums(NOISY, brought, PLAN)
+    found = noisy_parameters(NOISY, drawn, PLAN, F)
+    return [prepared(NOISY, shared(rows), found, F), drawn.together()]
+
+
+def noisy_joined_table(generator: np.random.Generator) -> np.ndarray:
+    values, there = narrow(generator)
+    both = np.column_stack([there == 1, np.ones(ROWS, bool)])
+    numbers = Affine.public(2, PLAN.bits).numbers(cells(NOISY, values), both)
+    return np.concatenate([*halves(numbers, PLAN.bits), there], axis=1).astype(np.int64)
+
+
+def noisy_joined(x: Masked) -> Sequence[Masked]:
+    rows, bits = shared(x), PLAN.bits
+    drawn = joined_sums(NOISY, rows, PLAN, F)
+    found = noisy_parameters(NOISY, drawn, PLAN, F, 2 * bits, bits)
+    return [prepared(NOISY, rows, found, F), drawn.together()]
+
+
+def as_noise_says(word: int, whole: int, x: np.ndarray, outputs: Outputs) -> None:
+    """The inputs are those of the sums, which differ from the rows' by noise. word, whole: bits of
+    a fine word and of a number."""
+    there = x[:ROWS, 4:].astype(np.float64)
+    numbers = np.ldexp(x[:ROWS, :2].astype(np.float64), word) + x[:ROWS, 2:4]
+    local = Local(numbers / 2.0**whole, there)
+    drawn = np.split(outputs[1] / 2.0 ** np.array([PLAN.bits] * 3 + [2 * PLAN.bits] * 2), [1, 3])
+    found = outputs[0] / ONE
+    assert any(
+        np.allclose(
+            found,
+            applied(NOISY, local, by_hand(NOISY, PLAN, drawn[0], drawn[1], drawn[2], whole)),
+            atol=2**-9,
+            rtol=2**-10,
+        )
+        for whole in (floor, ceil)
+    )
+    for mine, exact in zip(drawn, exact_sums(NOISY, local, np.arange(ROWS)), strict=True):
+        assert 0.001 < abs(mine - exact).max() < 10 * 5 * 2**0.5
+
+
 def scores(generator: np.random.Generator) -> np.ndarray:
     """Outputs at scale 2^f and labels."""
     z = generator.normal(0, 2, ROWS)
@@ -169,9 +234,24 @@ def as_the_twin_says(x: np.ndarray, outputs: Outputs) -> None:
             assert words[1:].tolist() == (table.reshape(-1) * ONE).tolist()
 
 
-CASES = {
+Case = tuple[
+    Callable[[np.random.Generator], np.ndarray],
+    Callable[[Masked], Sequence[Masked]],
+    Callable[[np.ndarray, Outputs], None],
+]
+CASES: dict[str, Case] = {
     "preparation": (table, preparation, as_the_twin(WORD_BITS)),
     "preparation of joined rows": (joined_table, joined, as_the_twin(joined_bits(ROWS))),
+    "preparation from noisy sums": (
+        noisy_table,
+        noisy_preparation,
+        partial(as_noise_says, WORD_BITS, CELL_BITS),
+    ),
+    "preparation of joined rows from noisy sums": (
+        noisy_joined_table,
+        noisy_joined,
+        partial(as_noise_says, PLAN.bits, 2 * PLAN.bits),
+    ),
     "metrics": (scores, metrics, as_the_twin_says),
     "metrics of chunks": (scores, metrics, as_the_twin_says),
 }

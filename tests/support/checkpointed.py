@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from mpc_train.run.phases.train import guard_of, train_model
 from protocols.channel import Channel
 from protocols.ring.fixed_point import decode
 from protocols.roles.role import Role
+from protocols.shares.masked import Masked
 from protocols.shares.reveal import RevealGate
 from tests.support.lockstep import LockstepLoopback, run_lockstep
 from tests.support.loopback import DEALER, combine_masked, shares_of
@@ -98,10 +100,12 @@ def session(
     stop_after: int = 0,
     every_s: float = 0.0,
     seen: Callable[[Role, int], None] = lambda role, step: None,
+    sums: Callable[[Role, Keeper], Masked] | None = None,
 ) -> tuple[dict[str, np.ndarray], dict[int, float], list[int]]:
     """The trained weights, the losses that an evaluator knows, and the steps of this session.
 
-    stop_after: BrokenOff at the first evaluator after this step; 0: never.
+    stop_after: BrokenOff at the first evaluator after this step; 0: never. sums: noisy ones of the
+    preparation, shared with the rows.
     """
     net = LockstepLoopback()
 
@@ -113,6 +117,8 @@ def session(
             role.finish()
             if resume:
                 keeper.resume(resume)
+            if sums is not None:
+                shared = replace(shared, sums=sums(role, keeper))
             steps = []
 
             def done(step: int) -> None:

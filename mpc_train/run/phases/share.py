@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from mpc_train.jobs.training import is_frozen
 from mpc_train.linkage.sharing import share_joined
 from mpc_train.preparation.fitted import Parameters
+from mpc_train.preparation.noisy import sums_shape
 from mpc_train.preparation.rows import Rows
 from mpc_train.preparation.sharing import Shared, share_in, words_brought
 from mpc_train.shared.agreeing import common_share, tell_outline, told_outline
@@ -70,8 +71,11 @@ def share_all(
     if not job.rows:
         shared = _without_rows(job, role, given)
     elif linked is None:
+        before = None
+        if job.has_noisy_statistics:
+            before = keeper.sums(role, sums_shape(job.pipeline))
         shared = share_in(
-            job, sources, session.me, take_table(), partial(_tell, session), given, saw
+            job, sources, session.me, take_table(), partial(_tell, session), given, saw, before
         )
     elif keeper.joined_before:
         take_table()

@@ -77,11 +77,14 @@ def train_model(
         watch = Watch(job, gate, model, trainer.loss, model.secret, *rows, on_loss)
     keep, begun = keep_nothing, 0
     if keeper is not None:
-        keeper.start(Live(role, NetworkCourse(trainer, watch), guard))
+        keeper.start(Live(role, NetworkCourse(trainer, watch), guard, shared.sums))
         if keeper.finished:
             return Trained(model, Training(), {}, {} if watch is None else watch.losses)
         keep, begun = keeper.point, keeper.begun
-    training = train(job, role, trainer, *rows, done, watch, shared.weights, guard, keep, begun)
+    counts = shared.weights
+    if counts is not None and job.privacy:
+        counts = counts.mul(job.most_weight)  # shared in parts of it
+    training = train(job, role, trainer, *rows, done, watch, counts, guard, keep, begun)
     if guard is not None:
         look_at_network(guard, job, model, shared.inputs)
     if keeper is not None:

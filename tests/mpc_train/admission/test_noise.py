@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from mpc_train.admission import noise
 from mpc_train.errors import JobError
-from mpc_train.privacy.clip_plan import clip_plan, grid_bits
+from mpc_train.privacy.clip_plan import (
+    Layer,
+    clip_plan,
+    clipped_by_owners,
+    grid_bits,
+    input_square,
+    make_plan,
+)
 from mpc_train.training.rates import MIN_RATE_BITS, rate_bits
+from protocols.errors import RangeError
 from tests.support.jobs import job_toml, loaded
 from tests.support.modules import write_modules
 
@@ -42,6 +52,34 @@ def test_jobs_that_fit_have_room_for_their_rate(kind: str, tmp_path: Path) -> No
     assert grid_bits(job) >= 2 * job.fraction_bits
     if kind != "logistic":
         assert clip_plan(job).reached < 2
+
+
+def test_owners_clip_only_inputs_that_they_know(tmp_path: Path) -> None:
+    """A product of two clipped cells may be longer than both, and its norm has its own bound."""
+    alone = loaded(tmp_path, text())
+    products = loaded(tmp_path, text(more='[prepare]\ninteractions = [["a", "b"]]'))
+    assert clipped_by_owners(alone) and not clipped_by_owners(products)
+    data = msgspec.structs.replace(alone.data, partition="columns")
+    assert not clipped_by_owners(msgspec.structs.replace(alone, data=data))
+    assert clip_plan(products).clip == 2
+    assert input_square(alone, 3) == 3 * 16**2 + 1
+    assert input_square(products, 4) == 3 * 16**2 + 16**4 + 1
+    assert input_square(products, 2) == 2 * 16**4 + 1
+
+
+def test_norms_of_inputs_fit_the_ring() -> None:
+    """Otherwise that of a long row wraps around, and is taken for a small one."""
+    plan = partial(
+        make_plan,
+        [Layer(1 << 13, 1, True)],
+        fraction_bits=20,
+        clip=Fraction(256),
+        sum_limit=Fraction(9999),
+        rate=Fraction(1, 9),
+    )
+    assert plan(input_square=Fraction(1 << 21)).input_bits == 21
+    with pytest.raises(RangeError, match="lower fixed_point"):
+        plan(input_square=Fraction((1 << 21) + 1))
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,13 @@ from mpc_train.jobs.reveal import Metric
 from mpc_train.jobs.schedule import batches
 from mpc_train.privacy import costs
 from mpc_train.privacy.accounting import noise_multiplier, row_clip, sensitivity
+from mpc_train.privacy.clip_plan import (
+    clip_plan,
+    clipped_by_owners,
+    deviation,
+    input_norm,
+    unit_of,
+)
 from mpc_train.privacy.words import as_json, lines, noise_line, rounded_up, table
 from tests.support import columns_case
 from tests.support.commands import as_json as as_json_of
@@ -175,12 +182,25 @@ def net():
 """
 
 
+def test_a_row_counts_at_most_its_largest_weight(tmp_path: Path) -> None:
+    """And takes as many times the noise, clipped by its owner or over shares."""
+    alone = load_job(write_job(tmp_path, PRIVATE))
+    text = PRIVATE.replace(
+        'label = "ill"', 'label = "ill"\nweight = { name = "w", range = [0, 3] }'
+    )
+    job = load_job(write_job(tmp_path, text))
+    assert (row_clip(job), sensitivity(job)) == (3 * row_clip(alone), 3 * sensitivity(alone))
+    assert noise_multiplier(job) == noise_multiplier(alone)
+    # In parts of the largest weight nothing else changes.
+    assert input_norm(job) == input_norm(alone) and unit_of(job) == 3 * unit_of(alone)
+    assert deviation(job) == deviation(alone)
+    assert "Each row, times its weight, is clipped to norm 6" in " ".join(lines(job))
+    half = load_job(write_job(tmp_path, text.replace("[0, 3]", "[0, 0.5]")))
+    assert sensitivity(half) == sensitivity(alone) / 2
+
+
 def test_what_mixes_rows_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The norm of a clipped row says nothing about its effect on how others count."""
-    text = PRIVATE.replace(
-        'label = "ill"', 'label = "ill"\nweight = { name = "w", range = [0, 2] }'
-    )
-    assert "data.weight: weights of rows" in refused(tmp_path, text)
     write_modules(tmp_path, monkeypatch, normed_net=NORMED)
     module = 'kind = "logistic"\nmodule = "normed_net:net"'
     said = refused(tmp_path, PRIVATE.replace('kind = "logistic"', module))
@@ -193,7 +213,6 @@ SECRET = '[prepare]\nscale = "standard"\n'
 @pytest.mark.parametrize(
     ("change", "key"),
     [
-        (lambda text: text.replace("[train]", f"{SECRET}[train]"), "prepare.scale"),
         (
             lambda text: text.replace("[train]", f"{SECRET.replace('standard', 'minmax')}[train]"),
             "prepare.scale",
@@ -229,6 +248,38 @@ def test_what_reveals_rows_without_noise_is_refused(
     assert f" {key}: " in refused(tmp_path, text)
 
 
+def test_statistics_of_a_budget_are_bounded_settings(tmp_path: Path) -> None:
+    text = PRIVATE.replace("[train]", f"{SECRET}[train]")
+    job = load_job(write_job(tmp_path, text))
+    assert job.has_noisy_statistics and "empty_columns" not in leaving(job)
+    assert job_from_bytes(job.to_bytes()) == job and b"statistics" in job.to_bytes()
+    for setting, said in {
+        "share = 0": "privacy.statistics.share: between 0.01 and 0.99",
+        "share = 1": "privacy.statistics.share: between 0.01 and 0.99",
+        "least_deviation = 0.6": "privacy.statistics.least_deviation: between 0.01 and 0.5",
+        "least_deviation = 0.001": "privacy.statistics.least_deviation: between 0.01 and 0.5",
+        "more = 1": "unknown key",
+    }.items():
+        assert said in refused(tmp_path, f"{text}statistics = {{ {setting} }}\n")
+    said = refused(tmp_path, f"{PRIVATE}statistics = {{ share = 0.2 }}\n")
+    assert "privacy.statistics: [prepare] finds no statistics over shares; remove it" in said
+    own = load_job(write_job(tmp_path, f"{text}statistics = {{ share = 0.2 }}\n"))
+    assert own.digest() != job.digest() and noise_multiplier(own) > noise_multiplier(job)
+
+
+def test_so_much_noise_for_statistics_that_sums_do_not_fit_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = PRIVATE.replace("[train]", f"{SECRET}[train]")
+    load_job(write_job(tmp_path, text))
+    with monkeypatch.context() as change:
+        change.setattr(noise, "SUM_BITS", 30)
+        assert "leaves no room for sums of squares" in refused(tmp_path, text)
+    monkeypatch.setattr(noise, "_check_deviation", lambda job: None)
+    monkeypatch.setattr(noise, "LEAST_DEVIATION", 1 << 40)
+    assert "statistics.share: the noise of one evaluator" in refused(tmp_path, text)
+
+
 def test_bands_keep_each_row_in_its_step(tmp_path: Path) -> None:
     """As far apart as the bands reach; more of them than an epoch has steps are refused."""
     banded = PRIVATE.replace("clip = 2", "clip = 2\nbands = 4")
@@ -262,6 +313,28 @@ def test_sizes_of_joins_are_refused(tmp_path: Path) -> None:
     said = refused(tmp_path, text.replace("MEMBERSHIP", "holders"))
     assert "data.join: with [privacy]: overlap tells" in said
     assert "data.join.membership: with [privacy]: membership tells owners" in said
+
+
+def test_joins_are_possible_where_identifiers_are_not_protected(tmp_path: Path) -> None:
+    """Rows of several owners are clipped over shares, and what the join tells costs nothing."""
+    unprotected = PRIVACY + 'identifiers = "unprotected"\n'
+    text = columns_case.JOB.replace("[train]", "[train]\nguard = false") + unprotected
+    text = text.replace("MEMBERSHIP", "holders").replace('metrics = ["accuracy"]', "")
+    job = load_job(write_job(tmp_path, text))
+    assert not clipped_by_owners(job) and clip_plan(job).clip == 2
+    priced = {one.name: one for one in costs.costs(job)}
+    assert {"overlap", "membership"} <= set(priced)
+    assert all(priced[name].epsilon == 0 for name in costs.LINKAGE)
+    assert all(priced[name].side == "own" for name in costs.LINKAGE)
+    words = " ".join(lines(job))
+    assert "for one joined row, with its cells at all owners" in words
+    assert "which table has which identifier, are the same in both and are not protected" in words
+    doubles = duplicates_toml({"ann": 60, "bob": 60}, 0).replace(
+        "epochs = 1", "guard = false\nepochs = 1"
+    )
+    load_job(write_job(tmp_path, doubles + unprotected))
+    said = refused(tmp_path, PRIVATE + 'identifiers = "unprotected"\n')
+    assert "privacy.identifiers: the job links no records; remove it" in said
 
 
 def test_metrics_of_an_owner_s_own_rows_cost_others_nothing(tmp_path: Path) -> None:

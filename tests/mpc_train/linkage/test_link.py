@@ -20,18 +20,28 @@ from mpc_train.linkage.sharing import share_joined
 from mpc_train.owners.applied import applied
 from mpc_train.owners.local import Local
 from mpc_train.owners.table import Table
+from mpc_train.preparation import noisy
+from mpc_train.privacy.accounting import row_clip
+from mpc_train.privacy.statistics import statistics_plan
+from mpc_train.run.phases.train import train_model
+from mpc_train.training.first_weights import initial_weights
+from mpc_train.training.optimizers import row_clipping
 from mpc_train.twin.join import joined
 from mpc_train.twin.preparation import twin_parameters
+from mpc_train.twin.private import Curator
+from mpc_train.twin.training import max_weight_difference, train_twin
 from protocols.errors import DesyncError
 from protocols.ring.fixed_point import decode
 from protocols.roles.dealer import Dealer
 from protocols.roles.evaluator import Evaluator
 from protocols.roles.role import Role
 from protocols.roles.streams import Stream
-from tests.support.columns_case import JOB, load, three_owners
+from tests.support import columns_case
+from tests.support.columns_case import JOB, load, three_owners, weighted
 from tests.support.jobs import duplicates_toml, loaded
 from tests.support.lockstep import LockstepLoopback
 from tests.support.loopback import combine_masked, insecure_root, shares_of
+from tests.support.noisy_case import by_hand, exact_sums
 from tests.support.tensors import attached
 
 
@@ -155,6 +165,82 @@ def test_secret_statistics_are_those_of_the_joined_rows(tmp_path: Path, membersh
     found, _, _ = share(job, tables)
     order, plain = (np.lexsort(rows.round(3).T) for rows in (found, inputs))
     np.testing.assert_allclose(found[order], inputs[plain], atol=2.0**-12)
+
+
+def private_text(text: str) -> str:
+    """The job with a budget; all rows train."""
+    text = text.replace("[model]", NOISY + "\n[model]").replace("0.25", "0")
+    text = text.replace("[train]", "[train]\nguard = false")
+    text = text.replace('metrics = ["accuracy"]', "")
+    return text.replace(
+        '"claims", "age"]\nlabel',
+        '{ name = "claims", range = [0, 9] }, { name = "age", range = [-4, 4] }]\nlabel',
+    )
+
+
+NOISY = """
+[prepare]
+missing = "mean"
+[prepare.columns.claims]
+scale = "standard"
+[privacy]
+epsilon = 8
+delta = 0.00001
+neighbours = "zeroed"
+clip = 2
+identifiers = "unprotected"
+"""
+
+
+@pytest.mark.parametrize("membership", ["holders", "nobody"])
+def test_noisy_statistics_are_of_the_joined_rows(
+    tmp_path: Path, membership: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Scaled and filled only; noise is taken away, and nothing of an owner's table says how its
+    cells are counted."""
+    job, tables = load(tmp_path, membership, private_text(JOB))
+    monkeypatch.setattr(noisy, "noisy", lambda z, variance: z)
+    resolved, table = joined(job, [tables[owner] for owner in job.owners])
+    rows, plan = split(resolved)[0], statistics_plan(resolved)
+    local = Local(table.features, table.present)
+    sums = exact_sums(job.pipeline, local, rows)
+    inputs = applied(job.pipeline, local, by_hand(job.pipeline, plan, *sums))
+    found, _, _ = share(job, tables)
+    order, plain = (np.lexsort(rows.round(3).T) for rows in (found, inputs))
+    np.testing.assert_allclose(found[order], inputs[plain], atol=2.0**-10)
+
+
+def test_private_training_of_joined_rows_is_the_twin_s(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without noise: rows of two owners are clipped by their whole norm, times their weights."""
+    weight = np.random.default_rng(3).integers(0, 9, columns_case.PEOPLE) / 2
+    people = {**columns_case.truth(), "w": weight}
+    monkeypatch.setattr(columns_case, "truth", lambda: people)
+    monkeypatch.setitem(columns_case.COLUMNS, "insurer", ("claims", "age", "w"))
+    job, tables = load(tmp_path, "holders", private_text(weighted()))
+    monkeypatch.setattr(noisy, "noisy", lambda z, variance: z)
+    monkeypatch.setattr(row_clipping, "with_noise", lambda gradient, *_: gradient)
+    monkeypatch.setattr(Curator, "words", lambda self, job, count, variance: np.zeros(count))
+
+    def work(role: Role, place: Place) -> Any:
+        table = tables.get(place.me)
+        linked = link(job, role, place, None if table is None else table.tokens)
+        one = resolved(job, linked.rows)
+        shared = share_joined(one, role, linked, place.me, table)
+        role.finish()
+        model = train_model(one, role, None, shared, {}, lambda _: None).model
+        return {name: shares_of(model.tensors[name].masked()) for name in job.shapes}
+
+    results = list(run(job, work).values())
+    found = {
+        name: decode(combine_masked([one[name] for one in results]), job.fraction_bits)
+        for name in job.shapes
+    }
+    together, table = joined(job, [tables[owner] for owner in job.owners])
+    assert row_clip(together) == 8
+    twin = train_twin(together, [table], initial_weights(together))
+    assert max_weight_difference(found, twin.state) < 0.02 < abs(found["weight"]).max()
 
 
 @pytest.mark.parametrize("membership", ["holders", "nobody"])

@@ -20,13 +20,17 @@ from sklearn.linear_model import (
 from mpc_train.errors import DataError, JobError
 from mpc_train.jobs.job import Job
 from mpc_train.jobs.schedule import split
+from mpc_train.owners.row_norms import weights_of
 from mpc_train.owners.table import Table, load_table, table_of
 from mpc_train.preparation.sharing import pieces_of, share_in, words_brought
+from mpc_train.privacy.clip_plan import clipped_by_owners
 from mpc_train.results.report import describe
 from mpc_train.run.phases.train import train_model
 from mpc_train.tables.source import Source
 from mpc_train.tables.typed import TypedTable
 from mpc_train.training.first_weights import initial_weights
+from mpc_train.training.optimizers import row_clipping
+from mpc_train.twin.private import Curator
 from mpc_train.twin.training import max_weight_difference, train_twin
 from protocols.crypten_tensor.tensor import Source as From
 from protocols.ring.fixed_point import decode
@@ -408,3 +412,32 @@ def test_a_run_with_an_owner_that_only_brings_rows(tmp_path: Path) -> None:
         write_tables(tmp_path, {owner: ["x0,x1,w,x2,y", *lines]})
     record = trained(tmp_path / "job.toml", "--compare")
     assert record["max_weight_difference"] < 1e-3
+
+
+PRIVACY = """
+[privacy]
+epsilon = 8
+delta = 0.001
+neighbours = "zeroed"
+clip = 2
+"""
+
+
+@pytest.mark.parametrize("kind", ["logistic", "linear"])
+def test_weights_count_in_private_sums(
+    tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without the noise the model is the twin's, clipped by owners and over shares; a weight above
+    the declared range counts as its end."""
+    train = f"guard = false\n{SGD_TRAIN.replace('RATE', '0.1')}{PRIVACY}"
+    job = weighted_job(tmp_path, kind, train)
+    assert clipped_by_owners(job) == (kind == "logistic")
+    tables = rows_of(job, kind)
+    monkeypatch.setattr(row_clipping, "with_noise", lambda gradient, *_: gradient)
+    monkeypatch.setattr(Curator, "words", lambda self, job, count, variance: np.zeros(count))
+    found = over_shares(job, tables)
+    expected = train_twin(job, tables, initial_weights(job)).state
+    assert max_weight_difference(found, expected) < 0.01
+    ones = train_twin(job, rows_of(job, kind, ones=True), initial_weights(job)).state
+    assert max_weight_difference(found, ones) > 0.02
+    assert weights_of(job, np.array([-1.0, 0, 2, 4, 900])).tolist() == [0, 0, 0.5, 1, 1]

@@ -12,16 +12,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mpc_train.networks.convert import convert
+from mpc_train.networks.graph import layers_of as graph_of
 from mpc_train.networks.network import Network
 from mpc_train.privacy.clip_plan import ClipPlan, Layer, make_plan
-from mpc_train.training.losses import CrossEntropy
+from mpc_train.training.losses import BinaryCrossEntropy, CrossEntropy, SquaredError
 from mpc_train.training.optimizers import row_clipping
 from mpc_train.training.optimizers.gradients import Gradient
 from mpc_train.training.optimizers.row_clipping import ClippedSums, Noise, RowsOfLayer, factors
 from protocols.arrays import Words
+from protocols.crypten_tensor.tensor import MaskedTensor
 from protocols.errors import RangeError
 from protocols.roles.role import Role
 from protocols.shares.arithmetic import remask
+from protocols.shares.masked import concatenate
 from tests.support.lockstep import run_lockstep
 from tests.support.loopback import combine_masked, run_roles, secret, shares_of
 from tests.support.tensors import attached, shared_in
@@ -157,6 +160,70 @@ def test_plans_that_do_not_fit_are_refused() -> None:
             sum_limit=Fraction(100),
             rate=Fraction(1, 4),
         )
+
+
+@pytest.mark.parametrize("kind", ["logistic", "linear"])
+def test_a_regression_s_rows_are_clipped_over_shares(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever has the columns: rows of any length, their sums without noise as in the clear."""
+    monkeypatch.setattr(row_clipping, "with_noise", lambda gradient, *_: gradient)
+    generator, rows, columns = np.random.default_rng(5), 60, 6
+    sizes = 2.0 ** generator.integers(-4, 4, (rows, 1))
+    x = np.clip(generator.normal(0, 1, (rows, columns)) * sizes, -LIMIT, LIMIT)
+    x = np.rint(x * ONE) / ONE
+    y = generator.integers(0, 2, (rows, 1)).astype(np.float64)
+    w = np.rint(generator.uniform(-1, 1, columns) * ONE) / ONE
+    plan = make_plan(
+        [Layer(columns, 1, True)],
+        fraction_bits=F,
+        clip=Fraction(1, 2),
+        input_square=Fraction(columns * LIMIT**2 + 1),
+        sum_limit=Fraction(100),
+        rate=Fraction(1, 8),
+    )
+    loss = BinaryCrossEntropy() if kind == "logistic" else SquaredError(Fraction(1, 2))
+    start = {
+        "weight": np.rint(w.reshape(1, -1) * ONE).astype(np.int64),
+        "bias": np.zeros(1, np.int64),
+    }
+
+    def program(role: Role) -> Any:
+        with attached(role, F):
+            model = Network(graph_of((columns, 1)), start)
+            named = model.parameters
+            for tensor in named.values():
+                tensor.keeps_rows = True
+            # One owner has the first columns, another one the rest.
+            left, right = (
+                MaskedTensor(torch.from_numpy(part.copy()), src=owner)
+                for owner, part in enumerate((x[:, :2], x[:, 2:]))
+            )
+            inputs = MaskedTensor(concatenate([left.masked(), right.masked()], 1))
+            outputs = model(inputs)
+            outputs.backward(loss.gradient(outputs, MaskedTensor(torch.from_numpy(y), src=0)))
+            sums = ClippedSums(plan, Noise(Fraction(1)), Fraction(1, rows))(named)
+            return {
+                name: (shares_of(remask(gradient.summands)), gradient.bits)
+                for name, gradient in sums.items()
+            }
+
+    results = run_lockstep(program, 2)
+    found = {
+        name: combine_masked([result[name][0] for result in results]) / 2.0 ** results[0][name][1]
+        for name in start
+    }
+    z = x @ w
+    residual = (1 / (1 + np.exp(-z)) if kind == "logistic" else z) - y[:, 0]
+    gradients = residual[:, None] * np.column_stack([x, np.ones(rows)])
+    norms = np.linalg.norm(gradients, axis=1)
+    factors_of = np.minimum(1, 0.5 / norms)
+    assert 5 < (factors_of < 1).sum() < rows - 5
+    clipped = gradients * factors_of[:, None]
+    expected, total = clipped.sum(0), abs(clipped).sum(0).max()
+    both = np.concatenate([found["weight"][0], found["bias"]])
+    # Norms are rounded upwards, so that no row is longer: each is up to 1% shorter.
+    np.testing.assert_allclose(both, expected, atol=0.01 * total)
 
 
 NET = torch.nn.Sequential(
