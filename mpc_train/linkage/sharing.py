@@ -122,7 +122,7 @@ def _words(job: Job, part: Part, table: Table) -> tuple[Words, Words]:
     features = table.features
     if job.has_noisy_statistics:
         # The bound of what a row changes in sums, whatever was read.
-        most = np.exp2(reaches(mine))
+        most = np.exp2(mine.reaches)
         features = np.where(_secret(mine), np.clip(features, -most, most), features)
     values = encode(features, f)
     whole, there = cells(mine, features), np.ones((table.rows, len(scaled)), bool)
