@@ -155,7 +155,7 @@ def pictures() -> Study:
     rows, labels = images()
     columns = [(0.0, 255.0, 0.0, 255.0)] * rows.shape[1]
     model = "hidden = [32]\nclasses = 10"
-    return Study("images", rows, labels, columns, "mlp", model, "1", 5, 15, "0.5", "0.00001",
+    return Study("images", rows, labels, columns, "mlp", model, "4", 5, 15, "0.25", "0.00001",
                  ("8",))  # fmt: skip
 
 
@@ -287,6 +287,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--study", choices=("cancer", "small", "adult", "images"), action="append")
     parser.add_argument("--adult", type=Path, help="the file adult.data of the UCI archive")
+    parser.add_argument("--epsilon", action="append", help="only with this, repeatable")
     parser.add_argument("--runs", type=int, default=1, help="trainings over shares")
     parser.add_argument("--seeds", type=int, default=10, help="trainings in the clear")
     parser.add_argument("--format", choices=("text", "json"), default="text")
@@ -302,7 +303,7 @@ def main() -> None:
             "adult": lambda: adult(options.adult),
             "images": pictures,
         }[name]()
-        for epsilon in study.epsilons:
+        for epsilon in options.epsilon or study.epsilons:
             found = measured(study, epsilon, options.runs, options.seeds)
             text = json.dumps(found, default=str) if options.format == "json" else line(found)
             print(text, flush=True)
