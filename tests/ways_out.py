@@ -138,6 +138,7 @@ WAYS: tuple[Way, ...] = (
             "mpc_train/checkpoints/joined.py": "the same, of joined rows",
             "protocols/shares/masked.py": _VALUE_TYPES,
             "protocols/shares/arithmetic.py": _FORMULA,
+            "protocols/shares/pieces.py": _FORMULA,
             "protocols/comparison/compare.py": _FORMULA,
             "protocols/linkage/shuffle.py": "permutes them under a fresh mask",
             "protocols/shares/reveal.py": "the reveal gate",

@@ -91,10 +91,12 @@ def _of_rounds(job: Job) -> list[str]:
         ]
         if settings.least_owners == 2:
             found.append("least_owners = 2: in a round of two, each learns the other's update")
-    if settings.sizes == "secret" and settings.weighting == "rows":
+    if job.sums_sizes:
+        pairs = ", and in a round of two each learns the other's" * (settings.least_owners == 2)
         found.append(
-            "the owners learn how many rows a round has in all: when one is missing, the "
-            "difference to the round before is its number"
+            "numbers of rows are secret from nodes, and not from owners: they learn how many rows "
+            "a round has in all, so that an owner's number is the difference of two rounds, one of "
+            f'them without it{pairs}; weighting = "equal" uses no numbers of rows ({REFUSED})'
         )
     return found
 

@@ -23,6 +23,9 @@ from mpc_train.commands.common import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from mpc_train.estimates.rounds import RoundsCost
     from mpc_train.jobs.job import Job
     from mpc_train.run.node_config import NodeConfig
     from parties.audit.entries import Value
@@ -58,6 +61,7 @@ def job_check(
         from mpc_train.admission.load import load_job
         from mpc_train.admission.recipient_keys import key_cautions
         from mpc_train.estimates.estimate import memory_needs
+        from mpc_train.estimates.rounds import rounds_costs
         from mpc_train.jobs.outputs import disclosed_on_the_way
         from mpc_train.jobs.schedule import total_steps
         from mpc_train.node.consent import roles_of
@@ -73,7 +77,8 @@ def job_check(
         keys = {card.name: card.recipient_key for card in known}
         unknown = _without_card(checked, place, known, required=roster is not None)
         warned = [*cautions(checked), *key_cautions(checked, keys)]
-        needs = {} if checked.federates else memory_needs(checked)
+        needs = memory_needs(checked)
+        rounds = rounds_costs(checked) if checked.federates else {}
         trust = describe_trust(roles_of(checked))
         if output is Format.json:
             emit(
@@ -88,6 +93,11 @@ def job_check(
                     "purpose": msgspec.to_builtins(checked.purpose),
                     "categories": list(checked.categories),
                     "memory_bytes": needs,
+                    "round_bytes": {
+                        name: {"sent": cost.sent_bytes, "received": cost.received_bytes}
+                        for name, cost in rounds.items()
+                    },
+                    "kept_bytes": {name: cost.disk_bytes for name, cost in rounds.items()},
                     "inputs": list(checked.pipeline.names),
                     "metrics": list(checked.reveal.metrics),
                     "metrics_to": list(checked.reveal.metrics_to),
@@ -101,13 +111,24 @@ def job_check(
             )
             return
         memory = ", ".join(f"{count / 1e9:.2f} GB at {name}" for name, count in needs.items())
-        lines = [describe(checked), f"  memory     {memory}", *in_lines(warned), "", trust]
+        lines = [describe(checked), f"  memory     {memory}", *_of_a_round(rounds)]
+        lines += [*in_lines(warned), "", trust]
         say("\n".join(lines))
         for line in unknown.values():
             say(f"Warning {line}")
         if node is not None:
             rules = node.path if node.accepted is None else node.accepted.path
             say(f"The rules of {rules} allow the job to {node.place.name}.")
+
+
+def _of_a_round(rounds: "Mapping[str, RoundsCost]") -> list[str]:
+    """What a federated round sends, and what is kept of all of them."""
+    if not rounds:
+        return []
+    sent = ", ".join(f"{cost.sent_bytes / 1e6:.2f} MB by {name}" for name, cost in rounds.items())
+    kept = [f"{cost.disk_bytes / 1e6:.2f} MB at {name}" for name, cost in rounds.items()]
+    kept = [one for one, cost in zip(kept, rounds.values(), strict=True) if cost.disk_bytes]
+    return [f"  a round    sent: {sent}", f"             kept of all rounds: {', '.join(kept)}"]
 
 
 def _allowing(config: Path, job: "Job") -> "NodeConfig":

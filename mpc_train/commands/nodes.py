@@ -38,7 +38,8 @@ if TYPE_CHECKING:
     from mpc_train.node.storage import NodeVault
     from mpc_train.owners.table import Table
     from mpc_train.run.node_config import CoordinatorConfig, NodeConfig
-    from mpc_train.run.phases.shelf import Note, RunNote, VaultShelf
+    from mpc_train.run.phases.notes import Note, RunNote
+    from mpc_train.run.phases.shelf import VaultShelf
     from mpc_train.run.program import TrainProgram
     from mpc_train.tables.reading import Progress
     from parties.agreement.contract import Roles
@@ -131,6 +132,7 @@ def coordinator(
         from mpc_train.node.places import check_room, run_directory
         from mpc_train.results.artifact import METRICS_ENVELOPE_FILE
         from mpc_train.results.report import beware, describe, outcome
+        from mpc_train.run.memory import settle
         from mpc_train.run.node_config import load_coordinator_config
         from mpc_train.serving.service_file import is_service_file
         from parties.keys.services.identity_service import IdentityService
@@ -174,6 +176,7 @@ def coordinator(
             found.update(model=None, sealed=sealed, sealed_metrics=read)
 
         keys = IdentityService(vault)
+        settle()  # it carries frames of a MiB, one after the other
         with logbook(settings.place, settings.audit, vault, keys, "coordinator") as audit:
             node = Coordinator(
                 vault,
@@ -452,7 +455,7 @@ class _Guarded:
         from mpc_train.node.consent import Agreement, agree, patience, roles_of
         from mpc_train.node.places import check_room
         from mpc_train.results.report import beware, describe, in_lines
-        from mpc_train.run.phases.shelf import RunNote
+        from mpc_train.run.phases.notes import RunNote
         from parties.audit.entries import Kind
 
         job = job_from_bytes(body)
@@ -514,6 +517,7 @@ class _Guarded:
         # What a run that goes on reveals is recorded already; `run` checks one that begins.
         table = self._read(job, begun is None) if job.data.rows.get(me) else None
         # Loads PyTorch, which takes seconds: a bad cell is reported before that.
+        self._check_machine(job)
         if job.federates:
             from mpc_train.federated.rounds.program import FederatedProgram
 
@@ -523,7 +527,6 @@ class _Guarded:
         from mpc_train.run.program import TrainProgram
         from mpc_train.shared.library import Library
 
-        self._check_machine(job)
         library = Library(self._safe.opened)
         self._program = TrainProgram(
             self._config, table, self._held, self._note, library, self._loss

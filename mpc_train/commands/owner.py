@@ -158,22 +158,31 @@ def _rounds(
     run_dir: Path,
 ) -> tuple[Path, int]:
     from mpc_train.commands.nodes import node_settings
+    from mpc_train.estimates.rounds import rounds_costs
     from mpc_train.federated.rounds.begun import Begun
     from mpc_train.node.consent import roles_of
+    from mpc_train.node.places import check_memory
     from mpc_train.node.remembered import Remembered
+    from mpc_train.owners.apart import read_apart
     from mpc_train.owners.table import load_table
     from mpc_train.run.history import table_mark
+    from mpc_train.run.memory import settle
 
     place = settings.place
+    needed = rounds_costs(job)[place.name].memory_bytes
+    log.info("%s", check_memory(job, place.name, needed, place.memory_bytes))
     source = settings.source(job.name)
     named = (one.stored for one in settings.data.values() if one.stored)
-    table = load_table(
+    read = partial(
+        load_table,
         source,
         job,
         place.name,
         vault=safe.tables(named),
         any_rows=job.federated.sizes == "secret",
     )
+    # Key services keep connections and sessions that a forked process could not share.
+    table = read() if source.stored else read_apart(read)
     remembered = Remembered(safe, place.name, settings.rules)
     mark = table_mark(_TABLE_MARK, table)
     spend = partial(remembered.write, job, source, table)
@@ -194,6 +203,7 @@ def _rounds(
         audit.append(kind, fields)
 
     node = node_settings(settings, run_dir, proxy_of(settings.proxy))
+    settle()
     patience_s = float(max(settings.timeouts.join_s, settings.timeouts.return_s))
     with rounds_client(
         vault,

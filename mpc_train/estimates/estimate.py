@@ -20,6 +20,7 @@ from mpc_train.checks.check import check_job
 from mpc_train.errors import JobError
 from mpc_train.estimates.memory import process_bytes
 from mpc_train.estimates.rehearsal import Rehearsed, Spent, rehearse
+from mpc_train.estimates.rounds import rounds_costs
 from mpc_train.estimates.speed import Speed
 
 if TYPE_CHECKING:
@@ -83,7 +84,13 @@ class Estimate:
 
 
 def estimate(job: Job, link: Link, speed: Speed, joined: int | None = None) -> Estimate:
-    """The cost of the job on machines of this speed. joined: see `rehearse`."""
+    """The cost of the job on machines of this speed. joined: see `rehearse`. Raises JobError for a
+    federated job."""
+    if job.federates:
+        raise JobError(
+            f"{job.name}: how long owners of a federated job train is theirs to say; mpc-train job "
+            "check shows the memory of each, and the bytes of a round"
+        )
     nodes = rehearse(job, joined)
     return Estimate(
         {name: _phase(nodes, name, link, speed) for name in PHASES if _has(nodes, name)},
@@ -135,6 +142,11 @@ def _phase(nodes: Mapping[str, Rehearsed], phase: str, link: Link, speed: Speed)
 @lru_cache(16)
 def _needs(body: bytes) -> dict[str, tuple[int, tuple[int, int]]]:
     job = job_from_bytes(body)
+    if job.federates:
+        return {
+            name: (cost.memory_bytes, (cost.disk_bytes, 0))
+            for name, cost in rounds_costs(job).items()
+        }
     nodes = rehearse(job, brief=True)
     return {
         name: (process_bytes(job, name, node.arrays), _disk(job, nodes, name))
@@ -143,7 +155,8 @@ def _needs(body: bytes) -> dict[str, tuple[int, tuple[int, int]]]:
 
 
 def memory_needs(job: Job) -> dict[str, int]:
-    """The most bytes that each node's process holds, by name."""
+    """The most bytes that each node's process holds, by name; of a federated job also the owners
+    that come and go."""
     return {name: memory for name, (memory, _) in _needs(job.to_bytes()).items()}
 
 

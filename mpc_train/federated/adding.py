@@ -24,6 +24,7 @@ from protocols.roles.role import Role
 from protocols.shares.arithmetic import multiply, remask
 from protocols.shares.computed import let_go
 from protocols.shares.masked import Additive, Masked, concatenate
+from protocols.shares.pieces import add_scaled, empty_sum
 
 Enter = Callable[[], Masked]
 """Shares in an update, int64[size]; or an owner's number of rows, int64[1]."""
@@ -79,8 +80,7 @@ def add_up(
             if callable(count):
                 counts.append(count())
         bad = outside(concatenate(counts), 1, most_rows) if counts else None
-        summands = [update.shares() for update in updates]
-        fits = within(updates, limits.most_square, bad, summands)
+        fits = within(updates, limits.most_square, bad)
         bits = decide(places.start, remask(fits.shares()))
         passed += bits
         for number, place in enumerate(places):
@@ -89,10 +89,11 @@ def add_up(
             count = rows[place]
             if callable(count):
                 part = _behind(multiply(updates[number], counts[number]), counts[number].shares())
+                total = part if total is None else total + part
             else:
-                part = summands[number].scale(count)
+                before = empty_sum(role, limits.size) if total is None else total
+                total = add_scaled(before, updates[number], count)
                 whole += count
-            total = part if total is None else total + part
             let_go(role, [total.part])  # a sum that is computed at the end would keep all updates
     if total is not None and variance is not None:
         total = noisy(total, variance)

@@ -8,6 +8,7 @@ by 2^−23. Nothing here needs a compiler.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from math import floor, isqrt
@@ -23,6 +24,15 @@ MOST_SIZE = 1 << 26
 MOST_ROWS = 1 << 31
 """Of all owners together; with it no weighted sum of elements below 2^23 leaves the ring."""
 MIN_CLIP, MAX_CLIP = Fraction(1, 1 << 20), Fraction(1 << 20)
+_PIECE = 1 << 14
+"""Numbers that stay in the cache over several operations."""
+
+
+def pieces(size: int) -> Iterator[slice]:
+    """Slices of a long vector. What is done piece by piece reads memory once, and needs no array of
+    the vector's size for what lies between two operations."""
+    for start in range(0, size, _PIECE):
+        yield slice(start, min(start + _PIECE, size))
 
 
 @dataclass(frozen=True)
@@ -65,9 +75,13 @@ class Limits:
 
         what: how an error names it. Raises DataError if a number is not finite.
         """
-        values = np.asarray(update, np.float64).reshape(-1)
+        values = np.array(update, np.float64).reshape(-1)
         if values.size != self.size:
             raise DataError(f"{what} has {values.size} numbers, not {self.size}")
+        return self.round_in_place(values, what)
+
+    def round_in_place(self, values: Reals, what: str) -> tuple[Words, float]:
+        """The same of float64[size], whose place the words take."""
         norm = float(np.linalg.norm(values))
         if not np.isfinite(norm):
             bad = np.flatnonzero(~np.isfinite(values))
@@ -77,11 +91,22 @@ class Limits:
             )
         factor = min(1.0, float(self.clip) / norm) if norm else 1.0
         # By a power of two in addition, which rounds nothing.
-        scaled = values * (factor * 2.0**self.fraction_bits)
-        return np.rint(scaled, out=scaled).astype(np.int64), factor
+        scale = factor * 2.0**self.fraction_bits
+        words: Words = values.view(np.int64)
+        for piece in pieces(self.size):
+            words[piece] = np.rint(values[piece] * scale)
+        return words, factor
 
     def real(self, words: Words) -> Reals:
         """Words at this scale as numbers."""
         found: Reals = words.astype(np.float64)
         found *= 2.0**-self.fraction_bits
+        return found
+
+    def mean(self, words: Words, rows: int) -> Reals:
+        """Words at this scale, a sum over so many rows, divided by these; in the place of the
+        words."""
+        found: Reals = words.view(np.float64)
+        for piece in pieces(words.size):
+            found[piece] = self.real(words[piece]) / rows
         return found

@@ -17,6 +17,7 @@ from torch.nn import functional
 
 from mpc_train.admission.plain_module import own_module, shared_tensors
 from mpc_train.errors import DataError
+from mpc_train.federated.limits import pieces
 from mpc_train.federated.sizes import limits_of
 from mpc_train.federated.steps import steps_of
 from mpc_train.jobs.schedule import held_out_of, training_of
@@ -96,7 +97,7 @@ class Owner:
         with torch.no_grad():
             for tensor in self._shared.values():
                 part = torch.from_numpy(weights[start : start + tensor.numel()])
-                tensor.copy_(part.reshape(tensor.shape).to(tensor))
+                tensor.copy_(part.reshape(tensor.shape))
                 start += tensor.numel()
 
     def train(self, weights: Reals, number: int) -> Update:
@@ -104,15 +105,25 @@ class Owner:
         not finite."""
         update, loss = self.update(weights, number)
         what = f"the update of {self._name} in round {number}"
-        words, factor = self.limits.rounded(update, what)
+        words, factor = self.limits.round_in_place(update, what)
         return Update(words, self.rows, factor, loss)
+
+    def _changed(self, weights: Reals) -> Reals:
+        """What has changed since these weights were loaded, float64[size]: they were rounded to the
+        tensors' types then."""
+        found, start = self._weights(), 0
+        for one in self._shared.values():
+            mine, theirs = (x[start : start + one.numel()] for x in (found, weights))
+            for piece in pieces(mine.size):
+                mine[piece] -= torch.from_numpy(theirs[piece]).to(one.dtype).double().numpy()
+            start += one.numel()
+        return found
 
     def update(self, weights: Reals, number: int) -> tuple[Reals, float]:
         """The same before it is clipped and rounded: what changed, float64[size], and the loss of
         the last step."""
         settings = self._job.federated
         self._load(weights)
-        before = self._weights()
         anchors = []
         if settings.proximal:
             anchors = [one.detach().clone() for one in self._module.parameters()]
@@ -143,9 +154,7 @@ class Owner:
                     total = loss + float(settings.proximal) / 2 * apart
                 total.backward()
                 steps.step()
-        after = self._weights()
-        after -= before
-        return after, float(loss.detach())
+        return self._changed(weights), float(loss.detach())
 
     def _loss(self, outputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         if self._job.model.kind == "softmax":

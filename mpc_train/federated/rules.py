@@ -29,10 +29,13 @@ class Global:
     squares: Reals = field(default_factory=lambda: np.empty(0))
 
     def move(self, settings: Federated, update: Reals) -> None:
-        """Take the mean update of the next round."""
+        """Take the mean update of the next round, which is overwritten."""
         rate = float(settings.server_rate)
         if settings.rule in ("fedavg", "fedprox"):
-            self.weights = self.weights + rate * update
+            if rate != 1:
+                update *= rate
+            update += self.weights
+            self.weights = update
         else:
             first, second = (float(beta) for beta in settings.betas)
             epsilon = float(settings.epsilon)

@@ -25,7 +25,7 @@ from mpc_train.federated.mean import Mean, Simulation
 from protocols.arrays import Words
 from protocols.canonical import pack, unpack
 from protocols.errors import AuthenticationError, FrameError
-from protocols.roles.streams import KEY_BYTES, Stream
+from protocols.roles.streams import KEY_BYTES, one_time
 from protocols.sealing.hpke import OVERHEAD_BYTES, HybridPrivateKey, seal
 
 _TAG = b"mpc-train/sealed-update/1"
@@ -34,12 +34,6 @@ _TAG = b"mpc-train/sealed-update/1"
 def _info(round_number: int, sender: str, limits: Limits, index: int) -> bytes:
     settings = (str(limits.clip), str(limits.size), str(round_number), sender, str(index))
     return pack(_TAG, *(text.encode() for text in settings))
-
-
-def _drawn(root: bytes, count: int) -> Words:
-    stream = Stream(root)
-    stream.begin_step(0)
-    return stream.words(count)
 
 
 def sealed_update(
@@ -55,7 +49,7 @@ def sealed_update(
     roots = [os.urandom(KEY_BYTES) for _ in evaluators[1:]]
     with np.errstate(over="ignore"):
         for root in roots:
-            left = left - _drawn(root, limits.size)
+            one_time(root).add_words(left, negative=True)
     parts = [left.astype("<i8").tobytes(), *roots]
     return pack(
         *(
@@ -118,7 +112,7 @@ class SealedRound:
             if len(plain) != size:
                 raise FrameError(f"{sender} sent a summand of {len(plain)} bytes, not {size}")
             if index:
-                found.append(_drawn(plain, limits.size))
+                found.append(one_time(plain).words(limits.size))
             else:
                 found.append(np.frombuffer(plain, "<i8").astype(np.int64))
         return found

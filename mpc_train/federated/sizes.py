@@ -21,11 +21,6 @@ def limits_of(job: Job) -> Limits:
     return Limits(Fraction(job.federated.clip), size)
 
 
-def has_secret_weights(job: Job) -> bool:
-    """Whether each owner shares in its number of rows with every update."""
-    return job.federated.sizes == "secret" and job.federated.weighting == "rows"
-
-
 def weights_of(job: Job) -> dict[str, int]:
     """By owner, how often its update counts, if that is public."""
     if job.federated.weighting == "equal":

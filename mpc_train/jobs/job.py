@@ -188,6 +188,16 @@ class Job(Strict, frozen=True, dict=True):
         return self.train.mode == "federated"
 
     @property
+    def sums_sizes(self) -> bool:
+        """Whether each owner of a federated job shares in its number of rows with every update, so
+        that the owners learn the sum."""
+        return (
+            self.federates
+            and self.federated.sizes == "secret"
+            and self.federated.weighting == "rows"
+        )
+
+    @property
     def federated(self) -> Federated:
         """`[train.federated]` of a checked job that `federates`."""
         assert self.train.federated is not msgspec.UNSET

@@ -27,6 +27,7 @@ Disclosure = Literal[
     "empty_columns",
     "extremes",
     "federated",
+    "sizes",
     "training_counts",
 ]
 """What may leave besides the model and the metrics: overlap, how many records owners have in
@@ -39,7 +40,9 @@ early_stopping, whether training goes on; guard, every few steps, whether a valu
 training_loss, the mean loss of a batch; empty_columns, before training, whether a column with
 missing = "mean" has no value, or values in fewer rows than a group has, at all owners together;
 federated, to the owners, the global model of every round, and to every node, who took part in a
-round and whose update was left out because it was too large."""
+round and whose update was left out because it was too large; sizes, to the owners, how many rows
+those of a federated round have together, although a job with sizes = "secret" keeps the number of
+each from the nodes."""
 OverFolds = Literal[
     "cv_mse",
     "cv_mae",
@@ -75,7 +78,7 @@ def disclosed_on_the_way(job: Job) -> list[Disclosure]:
     """What a job discloses besides the model and metrics."""
     found: list[Disclosure] = []
     if job.federates:
-        return ["federated"]
+        return ["federated", "sizes"] if job.sums_sizes else ["federated"]
     if job.train.early_stopping is not None:
         found.append("early_stopping")
     if job.train.guard_every:
@@ -123,6 +126,8 @@ def words_for(job: Job, output: str) -> tuple[Word, ...]:
         words += [Word("recipients", name) for name in job.recipients]
     if output in (GLOBAL, WITHIN):
         words.append(Word("disclosures", "federated"))
+    if output == GLOBAL and job.sums_sizes:
+        words.append(Word("disclosures", "sizes"))
     if output == RANGE:
         words.append(Word("always", output))
     if output in get_args(Disclosure):
@@ -166,6 +171,7 @@ _CLAUSES = {
     "empty_columns": "prepare",
     GLOBAL: "train.mode",
     WITHIN: "train.federated.clip",
+    "sizes": "train.federated.sizes",
     "overlap": "data",
     "membership": "data.join.membership",
 }

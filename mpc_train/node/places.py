@@ -112,10 +112,9 @@ def check_memory(job: Job, me: str, needed: int, allowed: int) -> str:
     source = "node.memory_gb allows" if allowed else "this process may take"
     raise ConfigError(
         f"{said}, and {source} {_gigabytes(usable)}: {me} would be killed during the run. Use "
-        f"smaller batches (train.batch_size = {job.train.batch_size}), fewer rows "
-        f"({job.rows:,}) or a larger machine, or end other programs; mpc-train estimate shows what "
-        "helps, and node.memory_gb says how much may be taken, if you know better. Nothing was "
-        "shared"
+        f"{_less(job)} or a larger machine, or end other programs; mpc-train "
+        f"{'job check' if job.federates else 'estimate'} shows what helps, and node.memory_gb says "
+        "how much may be taken, if you know better. Nothing was shared"
     )
 
 
@@ -131,10 +130,16 @@ def check_memory_together(job: Job, needs: Mapping[str, int]) -> None:
         raise ConfigError(
             f"the nodes of {job.name} need about {_gigabytes(together)} of memory together "
             f"({each}), and this machine can give {_gigabytes(usable)}: some would be killed "
-            "during the run. Use smaller batches "
-            f"(train.batch_size = {job.train.batch_size}) or fewer rows ({job.rows:,}), end other "
-            "programs, or run each node on a machine of its own. Nothing was started"
+            f"during the run. Use {_less(job)}, end other programs, or run each node on a machine "
+            "of its own. Nothing was started"
         )
+
+
+def _less(job: Job) -> str:
+    """What of the job takes memory."""
+    if job.federates:
+        return f"a smaller network than {job.model.module}, or fewer owners at once"
+    return f"smaller batches (train.batch_size = {job.train.batch_size}), fewer rows ({job.rows:,})"
 
 
 def _gigabytes(count: int) -> str:

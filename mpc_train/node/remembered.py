@@ -5,7 +5,10 @@ recorded when all nodes have signed and nothing has been shared yet: a run that 
 counts as revealed. Two nodes of one identity that run at the same time see each other's entries.
 """
 
+from __future__ import annotations
+
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -14,13 +17,15 @@ from mpc_train.errors import ConfigError
 from mpc_train.jobs.job import Job
 from mpc_train.node.places import try_directory
 from mpc_train.node.storage import HISTORY, NodeVault
-from mpc_train.owners.table import Table
 from mpc_train.run.history import History, check_history, spent_before
 from mpc_train.tables.source import Source
 from parties.errors import VaultError
 from parties.files import locked, private_directory
 from parties.vault.store import Store
 from protocols.errors import EnvelopeError
+
+if TYPE_CHECKING:
+    from mpc_train.owners.table import Table
 
 REVEALED = "revealed"
 LOCK = ".revealed.lock"

@@ -1,18 +1,19 @@
 """A node's vault, as its own file describes it."""
 
+from __future__ import annotations
+
 import contextlib
 import io
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
-from typing import Any, BinaryIO, TextIO, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, TextIO, cast
 
 from mpc_train.errors import ConfigError, DataError
 from mpc_train.results.kept import KeptModel
 from mpc_train.run.node_config import NodeConfig
 from mpc_train.run.place import KeyPlace, VaultPlace
-from mpc_train.tables.loading.load import Vault as Tables
 from parties.errors import PassphraseError, VaultError
 from parties.keys.passphrase import read_passphrase
 from parties.keys.services.by_uri import open_service
@@ -21,6 +22,9 @@ from parties.keys.vault import Vault
 from parties.vault import store as kept
 from parties.vault.store import PART, Store, using
 from protocols.sealing.stored import ObjectInfo
+
+if TYPE_CHECKING:
+    from mpc_train.tables.loading.load import Vault as Tables
 
 TABLE, KEY, METRICS, HISTORY = "table", "key", "metrics", "history"
 MODEL, PREDICTIONS = "model", "predictions"

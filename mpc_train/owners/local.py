@@ -19,7 +19,7 @@ from mpc_train.jobs.kinds import LOGARITHMIC
 from mpc_train.jobs.pipeline import Pipeline, Term
 from mpc_train.jobs.schedule import split_sizes, training_of
 from mpc_train.owners.cells import CELL_BITS, WORD_BITS
-from mpc_train.tables.cells import CellError
+from mpc_train.tables.faults import CellError
 from protocols.arrays import Reals
 
 if TYPE_CHECKING:

@@ -1,9 +1,15 @@
 """An owner's rows in the form that its job needs: from a typed table to the values of the model's
-inputs."""
+inputs.
+
+What reads tables is imported when one is read: a process that only holds rows needs none of it.
+"""
+
+from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 from msgspec import UNSET
@@ -20,12 +26,14 @@ from mpc_train.owners.local import check_cells, check_filled, local_terms
 from mpc_train.owners.tokens import IdentifierError, Tokens, spelt, token_key, tokens_of
 from mpc_train.tables.dates import DateForm
 from mpc_train.tables.faults import Faults
-from mpc_train.tables.loading.load import Report, Vault, as_stored, load
 from mpc_train.tables.normalise import normaliser
-from mpc_train.tables.readers.arrays import Arrays
 from mpc_train.tables.source import Source, label_of
 from mpc_train.tables.typed import TypedTable
 from protocols.arrays import Reals
+
+if TYPE_CHECKING:
+    from mpc_train.tables.loading.load import Report, Vault
+    from mpc_train.tables.readers.arrays import Arrays
 
 
 @dataclass(frozen=True, repr=False)
@@ -55,7 +63,7 @@ class Table:
     def rows(self) -> int:
         return len(self.features)
 
-    def ordered(self, order: NDArray[np.int64]) -> "Table":
+    def ordered(self, order: NDArray[np.int64]) -> Table:
         """Its rows, or some of them, in the given order; without tokens."""
         labels, present, weights = (
             values[order] if len(values) else values
@@ -82,6 +90,8 @@ def load_table(
     raw: makes `Table.raw` of the table's terms. vault: opens a table of the node's vault. any_rows:
     it may have another number of rows than the job says.
     """
+    from mpc_train.tables.loading.load import as_stored, load
+
     source, tokenised = as_stored(source, vault)
     _check_tokens(job, source, tokenised)
     link, group = job.data.link, job.data.split_by
@@ -145,6 +155,8 @@ def _check_tokens(job: Job, source: Source, tokenised: Collection[str]) -> None:
 
 def arrays_of(job: Job, source: Source) -> Arrays | None:
     """The job's column of arrays, in this table."""
+    from mpc_train.tables.readers.arrays import Arrays
+
     array = job.data.array
     return None if array is UNSET else Arrays(array.name, array.shape, source.folder_of_arrays)
 

@@ -235,7 +235,7 @@ def _rounds(job: Job) -> list[Cost | Refusal]:
         Cost(MODEL, "training", _left_for_training(job), how, (GLOBAL, "federated")),
         Cost(WITHIN, "own", 0.0, bits, (WITHIN,)),
     ]
-    if job.federated.sizes == "secret" and job.federated.weighting == "rows":
+    if job.sums_sizes:
         why = (
             "owners see how many rows a round has in all, without noise; write sizes = "
             '"public", or weighting = "equal", with which no number of rows is used'

@@ -128,6 +128,11 @@ def _federated(job: Job) -> str:
             "owners",
             "             which owners took part in a round, and whose update was too large, to "
             "every node",
+            *(
+                ["             how many rows the owners of a round have together, to the owners"]
+                if job.sums_sizes
+                else []
+            ),
             "             sizes, this file, and when each message was sent, to every node",
             *_private(job),
         )

@@ -13,6 +13,8 @@ the information of the other rows (`rules.least_difference`). Budgets: what jobs
 cost adds up over a table (`rules.privacy`).
 """
 
+from __future__ import annotations
+
 import base64
 import binascii
 import hmac
@@ -21,7 +23,7 @@ import zlib
 from collections.abc import Iterable
 from decimal import Decimal
 from hashlib import sha256
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 import numpy as np
@@ -32,8 +34,10 @@ from mpc_train.admission.rules import Rules, count
 from mpc_train.errors import RefusedError
 from mpc_train.jobs.job import Job
 from mpc_train.jobs.schedule import split
-from mpc_train.owners.table import Table
 from mpc_train.tables.source import Source
+
+if TYPE_CHECKING:
+    from mpc_train.owners.table import Table
 
 MIN_SHARE = 2.0**-10
 """A row that counts less than this part of the one that counts most is not in a result."""
@@ -75,7 +79,7 @@ class History(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     version: int = 1
 
     @classmethod
-    def begun(cls) -> "History":
+    def begun(cls) -> History:
         return cls(os.urandom(32).hex())
 
     def of_source(self, source: Source) -> list[Revealed]:

@@ -27,8 +27,8 @@ _M_MMAP_THRESHOLD = -3
 
 
 def settle() -> None:
-    """Called before the first step, or before a service's first question: existing objects stay to
-    the end, and freed memory is kept.
+    """Called before the first step, frame or question: existing objects stay to the end, and freed
+    memory is kept.
 
     The collector does not examine existing objects again, and seldom runs: a step leaves no cycles.
     If the C library is not glibc, its settings do not change.

@@ -49,10 +49,10 @@ from mpc_train.run.phases.evaluate import evaluate
 from mpc_train.run.phases.keep import Library, keep_model, refresh_model
 from mpc_train.run.phases.ledger import RunLedger
 from mpc_train.run.phases.link import joined_job, link_records
+from mpc_train.run.phases.notes import Note
 from mpc_train.run.phases.prepare import agreed_outputs, public_constants
 from mpc_train.run.phases.reveal import reveal_sealed, seal_halves, seal_metrics
 from mpc_train.run.phases.share import send_rows, share_all
-from mpc_train.run.phases.shelf import Note
 from mpc_train.run.phases.store import stored_ahead
 from mpc_train.run.phases.train import guard_of, train_model
 from mpc_train.shared.brought import load_statistics
@@ -70,7 +70,8 @@ from protocols.shares.reveal import RevealGate, SealedHalf
 
 if TYPE_CHECKING:
     from mpc_train.run.node_config import NodeConfig
-    from mpc_train.run.phases.shelf import RunNote, VaultShelf
+    from mpc_train.run.phases.notes import RunNote
+    from mpc_train.run.phases.shelf import VaultShelf
     from mpc_train.shared.share import ModelShare
     from parties.agreement.contract import Roles
     from parties.agreement.session import Session

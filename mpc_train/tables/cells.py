@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from polars import DataType, Series
 
 from mpc_train.tables.dates import ISO, TIME_OF_DAY, DateForm
+from mpc_train.tables.faults import CellError
 from mpc_train.tables.schema import Column, days
 from mpc_train.tables.source import Source
 from mpc_train.tables.spelling import FALSE, TRUE, entry_of, name_of
@@ -38,22 +39,6 @@ _GROUPING = {" ": "[ \u00a0\u202f]", "'": "['\u2019]"}
 """Signs with the same meaning that people and programs write interchangeably."""
 
 EMPTY = 'the cell is empty; if that means a missing value, list "" under missing in the schema'
-
-
-class CellError(Exception):
-    """A fault of the rows `rows` of a chunk, int64[n]; None: of the whole column. `row` is the
-    first of them.
-
-    bad: bool[rows of the chunk], at least one of them true.
-    """
-
-    def __init__(self, bad: Mask | None, what: str) -> None:
-        super().__init__(what)
-        self.rows = None if bad is None else np.flatnonzero(bad)
-
-    @property
-    def row(self) -> int | None:
-        return None if self.rows is None else int(self.rows[0])
 
 
 def decode(cells: Series, column: Column, source: Source) -> tuple[Reals, Mask]:

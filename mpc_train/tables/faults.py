@@ -19,6 +19,22 @@ MAX_PLACES = 4
 _HEADER, _WHOLE = 0, 1 << 62
 
 
+class CellError(Exception):
+    """A fault of the rows `rows` of a chunk, int64[n]; None: of the whole column. `row` is the
+    first of them.
+
+    bad: bool[rows of the chunk], at least one of them true.
+    """
+
+    def __init__(self, bad: NDArray[np.bool_] | None, what: str) -> None:
+        super().__init__(what)
+        self.rows = None if bad is None else np.flatnonzero(bad)
+
+    @property
+    def row(self) -> int | None:
+        return None if self.rows is None else int(self.rows[0])
+
+
 @dataclass
 class _Entry:
     """The places of one kind of fault: the first ones, and their number."""

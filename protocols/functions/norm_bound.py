@@ -28,7 +28,7 @@ tC = ln(12 · BUCKETS) one sum is beyond T with probability at most 2 · exp(6 �
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from math import isqrt
 
 import numpy as np
@@ -37,11 +37,11 @@ from protocols.arrays import Octets, Words
 from protocols.comparison.compare import below
 from protocols.errors import RangeError
 from protocols.ring import kernels
-from protocols.roles.deferred import Deferred, combine
 from protocols.roles.role import Role
-from protocols.roles.streams import KEY_BYTES, Stream
-from protocols.shares.arithmetic import matmul, remask
+from protocols.roles.streams import KEY_BYTES, one_time
+from protocols.shares.arithmetic import remask, square_sum
 from protocols.shares.masked import Additive, Masked, MaskedBit, concatenate
+from protocols.shares.pieces import summed
 
 PLACE_BITS, REPEATS, TAIL = 10, 5, 6
 BUCKETS = 1 << PLACE_BITS
@@ -50,21 +50,17 @@ MOST_NORM = 1 << 22
 """The largest bound C, with a thousandth more for the rounding of a vector of 2^23 elements."""
 SLACK = 1.01
 MOST_ELEMENTS = 1 << 30
-_PIECE = 1 << 14
-"""Words and places that stay in the cache."""
 
 
 def within(
     vectors: Sequence[Masked],
     most_square: int,
     bad: Additive | None = None,
-    summands: Sequence[Additive] | None = None,
 ) -> MaskedBit:
     """The bits [‖u‖² <= most_square] of vectors of one length, int64[vectors].
 
     most_square: at most (SLACK · MOST_NORM)². bad: int64[vectors], at least 0 and below 2^32; a
-    vector with a positive one is refused as well. summands: `shares` of the vectors, if they are
-    needed elsewhere too. Rounds: 9, whatever the number of vectors, and
+    vector with a positive one is refused as well. Rounds: 9, whatever the number of vectors, and
     one exchange of seeds. Opens 8 bytes for each of at most BUCKETS · REPEATS sums, and their
     comparison. Raises RangeError.
     """
@@ -75,13 +71,11 @@ def within(
     role.issue("within", size, len(vectors), most_square)
     sums = list(vectors)
     if size > BUCKETS * REPEATS:
-        parts = [one.shares() for one in vectors] if summands is None else summands
-        sums = [remask(one) for one in _sketches(role, parts)]
+        sums = [remask(one) for one in _sketches(role, vectors)]
     limit = norm if size <= BUCKETS * REPEATS else TAIL * norm
     faults = [_outside(one.shift(limit), 2 * limit).sum().reshape(1) for one in sums]
     for number, vector in enumerate(vectors):
-        square = remask(matmul(vector.reshape(1, size), vector.reshape(size, 1)))
-        faults[number] += _outside(square.reshape(1), most_square)
+        faults[number] += _outside(remask(square_sum(vector)), most_square)
         if bad is not None:
             faults[number] += bad.select(slice(number, number + 1))
     totals = [remask(one) for one in faults]
@@ -106,22 +100,14 @@ def _outside(x: Masked, high: int) -> Additive:
     return bits.select(0).shares() + bits.select(1).negate().shares()
 
 
-def _sketches(role: Role, vectors: Sequence[Additive]) -> list[Additive]:
+def _sketches(role: Role, vectors: Sequence[Masked]) -> list[Additive]:
     """The sums of each vector, at the evaluators alone: int64[REPEATS · BUCKETS]."""
     key = role.common((KEY_BYTES,), anew=True)
-    return [_sketch(vector, key) for vector in vectors]
+    return [summed(vector, (REPEATS * BUCKETS,), _sketched, key) for vector in vectors]
 
 
-def _sketch(vector: Additive, key: Deferred[Octets]) -> Additive:
-    shape = (REPEATS * BUCKETS,)
-    return Additive(vector.role, shape, combine(_sketched, vector.part, key), None)
-
-
-def _sketched(words: Words, key: Octets) -> Words:
-    stream = Stream(key.tobytes())
-    stream.begin_step(0)
-    out = np.zeros((REPEATS, BUCKETS), np.int64)
-    for start in range(0, words.size, _PIECE):
-        piece = np.ascontiguousarray(words[start : start + _PIECE])
-        kernels.scattered(piece, stream.words(piece.size), PLACE_BITS, out)
+def _sketched(shares: Iterator[Words], key: Octets) -> Words:
+    out, stream = np.zeros((REPEATS, BUCKETS), np.int64), one_time(key.tobytes())
+    for share in shares:
+        kernels.scattered(share, stream.words(share.size), PLACE_BITS, out)
     return out.reshape(-1)

@@ -65,6 +65,14 @@ def sum_of_products(pairs: Pairs, negative: bool = False) -> Words:
     return (panels.sum_of_products if _by_panels else _sum_by_torch)(pairs, negative)
 
 
+def inner(x: Words, y: Words) -> Words:
+    """Σ x · y modulo 2^64 over two vectors, int64[1]."""
+    out = np.empty((1, 1), np.int64)
+    rows = (np.ascontiguousarray(one).reshape(1, -1) for one in (x, y))
+    kernels.thin_product_transposed(*rows, out)
+    return out.reshape(1)
+
+
 def _by_torch(x: Words, y: Words) -> Words:
     import torch  # here: a coordinator, which multiplies nothing, does not load it
 

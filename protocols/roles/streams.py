@@ -93,6 +93,17 @@ class Stream:
         """The next `count` elements of Z_2^64 as int64."""
         return self.octets(8 * count).view(np.int64)
 
+    def add_words(self, words: NDArray[np.int64], *, negative: bool = False) -> None:
+        """Add what `Stream.words` would draw to int64[count], or subtract it: in place, piece by
+        piece."""
+        join = np.subtract if negative else np.add
+        if 8 * words.size <= CHUNK_BYTES // 4:
+            join(words, self.words(words.size), out=words)
+            return
+        for start in range(0, words.size, PIECE_BYTES // 8):
+            piece = words[start : start + PIECE_BYTES // 8]
+            join(piece, self._generate(piece.nbytes).view(np.int64), out=piece)
+
     def words_modulo(self, count: int, bits: int) -> NDArray[np.int64]:
         """The next `count` words modulo 2^bits, drawn as a packed array."""
         if bits == 64:
@@ -129,3 +140,10 @@ class Stream:
             source = _ZEROS[:size] if octets is None else octets[start : start + size]
             # The next piece overwrites the tag after this one.
             self._cipher.encrypt_into(nonce, source, None, room[start : start + size + TAG_BYTES])
+
+
+def one_time(root: bytes) -> Stream:
+    """A stream whose root serves a single draw."""
+    stream = Stream(root)
+    stream.begin_step(0)
+    return stream

@@ -70,6 +70,29 @@ def matmul(x: Masked, y: Masked) -> Additive:
     return bilinear("matmul", products.sum_of_products, x, y, (x.shape[0], y.shape[1]))
 
 
+def square_sum(x: Masked) -> Additive:
+    """Summands of Σ x² over a vector x[n], int64[1]. No communication, and no array of its size.
+
+    Evaluator i: − 2 Σ Δ·[λ]_i, and Σ Δ² at the first. The dealer: Σ λ².
+    """
+    role, lam = x.role, x.lam
+    role.issue("square sum", *x.shape)
+
+    def part(delta: Words) -> Words:
+        total = np.zeros(1, np.int64)
+        if lam is not None:
+            total -= 2 * products.inner(delta, lam)
+        if role.is_first:
+            total += products.inner(delta, delta)
+        return total
+
+    dealt = None
+    if role.is_dealer and x.masked:
+        assert lam is not None
+        dealt = products.inner(lam, lam)
+    return Additive(role, (1,), x.delta.map(part), dealt, x.masked)
+
+
 def remask(z: Additive) -> Masked:
     """Masked form of a sum of summands. 1 round, opens 8 bytes.
 

@@ -26,7 +26,7 @@ from protocols.roles.deferred import Deferred
 from protocols.roles.evaluator import Evaluator
 from protocols.roles.frames import LABEL, receive_all, send_all
 from protocols.roles.role import Role
-from protocols.roles.streams import Stream
+from protocols.roles.streams import Stream, one_time
 from protocols.shares.arithmetic import remask
 from protocols.shares.masked import Additive, Masked
 
@@ -90,9 +90,9 @@ def from_visitor(role: Role, shape: Shape, roots: Sequence[bytes], delta: Words 
     """
     role.issue("visitor", *shape)
     count = prod(shape)
-    lam = _drawn(roots[0], count)
+    lam = one_time(roots[0]).words(count)
     for root in roots[1:]:
-        lam += _drawn(root, count)
+        one_time(root).add_words(lam)
     lam = lam.reshape(shape)
     if not isinstance(role, Evaluator):
         return Masked(role, shape, role.known(lam), lam)
@@ -103,12 +103,6 @@ def from_visitor(role: Role, shape: Shape, roots: Sequence[bytes], delta: Words 
         raise ValueError("the first evaluator must have a masked tensor of the job's shape")
     role.broadcast(b"visi", delta)
     return Masked(role, shape, role.known(delta.reshape(shape)), lam)
-
-
-def _drawn(root: bytes, count: int) -> Words:
-    stream = Stream(root)
-    stream.begin_step(0)
-    return stream.words(count)
 
 
 class OutsideSource:

@@ -62,7 +62,7 @@ class Endpoint:
             raise PeerTimeoutError(f"{self.name}: nothing from {peer}") from None
         assert len(payload) <= max_bytes
         self.bytes_received += len(label) + len(payload)
-        return label, memoryview(payload)
+        return label, memoryview(bytearray(payload))  # the caller may write into it
 
 
 def insecure_root(seed: int, index: int) -> bytes:

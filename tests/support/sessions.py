@@ -27,7 +27,8 @@ from mpc_train.jobs.job import Job
 from mpc_train.owners.table import Table
 from mpc_train.run import program as program_module
 from mpc_train.run.node_config import NodeConfig, load_node_config
-from mpc_train.run.phases.shelf import RunNote, VaultShelf
+from mpc_train.run.phases.notes import RunNote
+from mpc_train.run.phases.shelf import VaultShelf
 from mpc_train.run.program import TrainProgram
 from mpc_train.shared.library import Library
 from parties.agreement.contract import Acceptance, Contract, Roles, resumed_from

@@ -83,8 +83,7 @@ def run_command(
 
         job = load_job(job_path)
         data = local_data(job_path, job)
-        if not job.federates:
-            check_memory_together(job, memory_needs(job))
+        check_memory_together(job, memory_needs(job))
         folder = fresh_folder(run_dir, job.name)
         view = ProgressView(enabled=output is Format.text)
         view.say("\n".join([describe(job), *beware(job), ""]))

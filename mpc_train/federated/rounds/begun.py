@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Literal
 import msgspec
 
 from mpc_train.errors import DataError
-from mpc_train.run.phases.shelf import RUN, NoteKept
+from mpc_train.run.phases.notes import RUN, NoteKept
 
 if TYPE_CHECKING:
     from parties.vault.store import Store

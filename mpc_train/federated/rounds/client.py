@@ -25,10 +25,10 @@ from mpc_train.federated.rounds import messages
 from mpc_train.federated.rounds.messages import FETCH, PIECE_BYTES, PLACE, ROUND, State
 from mpc_train.federated.rounds.told import Told, mean_of
 from mpc_train.federated.rules import Global
-from mpc_train.federated.sizes import has_secret_weights
 from parties.errors import PartiesError
 from parties.nodes.client import Client, Line, may_pass
 from protocols.errors import ProtocolError
+from protocols.roles.streams import one_time
 
 if TYPE_CHECKING:
     from mpc_train.federated.local import Owner, Update
@@ -74,7 +74,7 @@ class RoundsClient:
     ) -> None:
         self._client, self._job, self._me, self._owner = client, job, me, owner
         self._waiting, self._on_round, self._begun = waiting, on_round, begun
-        self._secret = has_secret_weights(job)
+        self._secret = job.sums_sizes
         self._words = owner.limits.size + (1 if self._secret else 0)
         self.model = Global(owner.initial())
         self._run = b""
@@ -182,7 +182,7 @@ class RoundsClient:
         total = self._fetched(line, first, number)
         with np.errstate(over="ignore"):
             for pad in pads[1:]:
-                total += messages.drawn(pad, total.size)
+                one_time(pad).add_words(total)
         mean = mean_of(total, record, self._owner.limits, self._secret)
         self.model.move(self._job.federated, mean)
         update = self._update[1] if self._update is not None and self._update[0] == number else None

@@ -29,7 +29,7 @@ from protocols.arrays import Words
 from protocols.channel import Buffer
 from protocols.errors import FrameError
 from protocols.names import MAX_NAME_BYTES, MAX_ROLE_NAMES
-from protocols.roles.streams import KEY_BYTES, Stream
+from protocols.roles.streams import KEY_BYTES, one_time
 
 MASK_LABEL = "mpc-train federated mask root v1, {} {}"
 """Of an evaluator's share of the mask of an update, by owner and by the name of the update. The
@@ -116,26 +116,17 @@ def state_from(peer: str, data: Buffer) -> State:
     return decoded(data, State, QueryError(f"{peer} sent a malformed state"))
 
 
-def drawn(root: bytes, count: int) -> Words:
-    """The words of a stream that is used once."""
-    stream = Stream(root)
-    stream.begin_step(0)
-    return stream.words(count)
-
-
 def mask_label(arrived: Arrived) -> str:
     return MASK_LABEL.format(arrived.owner, arrived.update.hex())
 
 
 def masked(words: Words, roots: Sequence[bytes]) -> Iterator[bytes]:
     """At an owner: its words under the mask of these roots, in pieces of PIECE_BYTES."""
-    streams = [Stream(root) for root in roots]
-    for stream in streams:
-        stream.begin_step(0)
+    streams = [one_time(root) for root in roots]
     for start in range(0, words.size, PIECE_WORDS):
         piece = words[start : start + PIECE_WORDS].copy()
         for stream in streams:
-            piece += stream.words(piece.size)
+            stream.add_words(piece)
         yield piece.astype("<i8", copy=False).tobytes()
 
 

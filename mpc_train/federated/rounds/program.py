@@ -37,18 +37,18 @@ from mpc_train.federated.limits import Limits
 from mpc_train.federated.rounds import messages
 from mpc_train.federated.rounds.desk import Desk
 from mpc_train.federated.rounds.kept import Kept, Memory, newest
-from mpc_train.federated.rounds.messages import Arrived, Record, drawn
+from mpc_train.federated.rounds.messages import Arrived, Record
 from mpc_train.federated.rounds.result import write_model
 from mpc_train.federated.rounds.told import Told, mean_of
 from mpc_train.federated.rules import Global
-from mpc_train.federated.sizes import has_secret_weights, limits_of, variance_of, weights_of
+from mpc_train.federated.sizes import limits_of, variance_of, weights_of
 from mpc_train.jobs.audience import GLOBAL, WITHIN
 from mpc_train.jobs.schedule import round_steps
 from mpc_train.results.outcome import Opening, check, outcome_of, read_outcome
 from mpc_train.run.history import table_mark
-from mpc_train.run.memory import peak_rss_mb
+from mpc_train.run.memory import peak_rss_mb, settle
 from mpc_train.run.phases.ledger import RunLedger
-from mpc_train.run.phases.shelf import Note
+from mpc_train.run.phases.notes import Note
 from protocols.errors import FrameError
 from protocols.functions.splines import constants_digest
 from protocols.ring import products
@@ -56,7 +56,7 @@ from protocols.roles.dealer import Dealer
 from protocols.roles.evaluator import Evaluator
 from protocols.roles.frames import check_label, receive_all, send_all
 from protocols.roles.role import Role
-from protocols.roles.streams import KEY_BYTES, Stream
+from protocols.roles.streams import KEY_BYTES, Stream, one_time
 from protocols.shares.inputs import from_dealer, from_evaluator, from_visitor
 from protocols.shares.masked import Masked
 from protocols.shares.reveal import Output, RevealGate
@@ -67,7 +67,8 @@ if TYPE_CHECKING:
     from mpc_train.federated.local import Owner, Update
     from mpc_train.jobs.job import Job
     from mpc_train.owners.table import Table
-    from mpc_train.run.phases.shelf import RunNote, VaultShelf
+    from mpc_train.run.phases.notes import RunNote
+    from mpc_train.run.phases.shelf import VaultShelf
     from parties.agreement.contract import Roles
     from parties.agreement.session import Session
     from protocols.arrays import Words
@@ -158,6 +159,7 @@ class FederatedProgram:
             raise RuntimeError("run before prepare")
         products.calibrate(time.perf_counter)
         mark = self._begin(session)
+        settle()
         before = session.channel.bytes_sent
         rounds = Rounds(session, job, self._owner, self._shelf, self._note, mark, self._on_round)
         with session.channel.patience(FOREVER_S), np.errstate(over="ignore"):
@@ -212,7 +214,7 @@ class Rounds:
         self._first, self._dealer = self._names[0], session.roles.dealer
         self._leads = session.me == self._first
         self._limits = limits_of(job)
-        self._secret, self._variance = has_secret_weights(job), variance_of(job)
+        self._secret, self._variance = job.sums_sizes, variance_of(job)
         self._words = self._limits.size + (1 if self._secret else 0)
         self._here = tuple(name for name in job.owners if name in job.nodes)
         self._kept = Kept(shelf or Memory(), session.sid)
@@ -460,7 +462,7 @@ class Rounds:
                 summand += hidden.view(np.int64)
             return summand.tobytes()
         pad = os.urandom(KEY_BYTES)
-        summand -= drawn(pad, summand.size)
+        one_time(pad).add_words(summand, negative=True)
         send_all(self._net, self._first, messages.PADDED, summand.view(np.uint8))
         return pad
 
@@ -509,14 +511,14 @@ class Rounds:
         if self._leads:
             total = np.frombuffer(self._kept.read(number)[1], np.int64).copy()
         else:
-            total = receive_all(self._net, self._first, messages.SUM, size).view(np.int64).copy()
+            total = receive_all(self._net, self._first, messages.SUM, size).view(np.int64)
         for name in self._names[1:]:
             pad = (
                 self._kept.read(number)[1]
                 if name == me
                 else receive_all(self._net, name, messages.PAD, KEY_BYTES).tobytes()
             )
-            total += drawn(pad, total.size)
+            one_time(pad).add_words(total)
         self._global.move(self._job.federated, mean_of(total, record, self._limits, self._secret))
         measured = self._owner.measured(self._global.weights)
         self._on_round(Told.of(me, record, update, measured))

@@ -39,8 +39,9 @@ class Told:
 
 
 def mean_of(total: Words, record: Record, limits: Limits, secret: bool) -> Reals:
-    """The mean update of an opened sum, float64[size]. Raises FrameError for an impossible one."""
+    """The mean update of an opened sum, float64[size], in its place. Raises FrameError for an
+    impossible one."""
     rows = int(total[-1]) if secret else record.rows
     if rows < 1:
         raise FrameError(f"round {record.round}: a sum over {rows} rows")
-    return limits.real(total[: limits.size]) / rows
+    return limits.mean(total[: limits.size], rows)

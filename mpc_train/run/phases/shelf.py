@@ -6,9 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from struct import Struct
 from struct import error as StructError
-from typing import TYPE_CHECKING, Generic, Literal, TypeVar
-
-import msgspec
+from typing import TYPE_CHECKING
 
 from mpc_train.checkpoints.joined import FRONT, Reader
 from mpc_train.checkpoints.keeper import place_of
@@ -23,76 +21,10 @@ CHECKPOINT = "checkpoint"
 """The kind of these objects in a vault."""
 JOINED = "joined"
 """The kind of the rows to which they refer, if records are joined."""
-RUN = "run"
-"""The kind of the notes beside them."""
-N = TypeVar("N", bound=msgspec.Struct)
 _LENGTH = Struct(">B")
 _DIGEST_BYTES = 32
 _NONE = bytes(_DIGEST_BYTES)
 _PIECE = 1 << 20
-
-
-class Note(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a node must know of a run that goes on. table: a mark of the rows that it shares, empty
-    without any. leaving: results may have left, so that the run may not begin anew."""
-
-    table: str
-    leaving: bool = False
-    version: Literal[1] = 1
-
-
-class NoteKept(Generic[N]):
-    """The newest note of one job's run in a vault. digest: of the job, in hexadecimal; notes of
-    another job of its name do not count. kind: of the note. advice: what to do about a damaged
-    one."""
-
-    def __init__(
-        self,
-        opened: Callable[[], AbstractContextManager[Store]],
-        job: str,
-        digest: str,
-        kind: type[N],
-        advice: str,
-    ) -> None:
-        self._opened, self._job, self._digest = opened, job, digest
-        self._kind, self._advice = kind, advice
-
-    def read(self) -> N | None:
-        """None: no run of the job has begun. Raises VaultError for a damaged note."""
-        with self._opened() as store:
-            versions = store.versions(RUN, self._job)
-            if not versions:
-                return None
-            with store.open(RUN, self._job, versions[-1]) as content:
-                if content.info.job != self._digest:
-                    return None
-                try:
-                    return msgspec.json.decode(content.reader.read(), type=self._kind)
-                except (msgspec.MsgspecError, ValueError, EnvelopeError) as error:
-                    raise VaultError(
-                        f"the note of the run {self._job} cannot be read ({error}); {self._advice}"
-                    ) from error
-
-    def write(self, note: N) -> None:
-        """Durable when this returns; the older one is gone then."""
-        with self._opened() as store:
-            with store.writing(RUN, self._job, self._digest) as out:
-                out.write(msgspec.json.encode(note))
-            store.keep_only(RUN, self._job, [out.info.version])
-
-    def clear(self) -> None:
-        with self._opened() as store:
-            store.keep_only(RUN, self._job, ())
-
-
-class RunNote(NoteKept[Note]):
-    """The note of one run at any of its nodes: that it takes part. Without one that is damaged
-    nobody knows whether results have left."""
-
-    def __init__(
-        self, opened: Callable[[], AbstractContextManager[Store]], job: str, digest: str
-    ) -> None:
-        super().__init__(opened, job, digest, Note, "begin anew with --fresh at all nodes")
 
 
 def _is_damage(error: VaultError) -> bool:

@@ -27,8 +27,8 @@ from mpc_train.base.problem import JobProblem
 from mpc_train.base.strict_toml import canonical_decimal, quoted
 from mpc_train.errors import DataError
 from mpc_train.tables import cells as decoding
-from mpc_train.tables.cells import CellError
 from mpc_train.tables.dates import DateForm
+from mpc_train.tables.faults import CellError
 from mpc_train.tables.loading.load import Report, header_faults, open_table, reporting
 from mpc_train.tables.schema import MAX_TEXT, Column, Schema, check_schema
 from mpc_train.tables.source import Source, label_of

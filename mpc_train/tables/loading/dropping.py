@@ -12,8 +12,7 @@ import polars
 from numpy.typing import NDArray
 
 from mpc_train.tables import cells
-from mpc_train.tables.cells import CellError
-from mpc_train.tables.faults import Faults
+from mpc_train.tables.faults import CellError, Faults
 from mpc_train.tables.reading import Chunk
 from mpc_train.tables.schema import Column
 from mpc_train.tables.source import DropRule, Source

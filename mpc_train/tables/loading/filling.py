@@ -10,8 +10,7 @@ from numpy.typing import NDArray
 from polars import Series
 
 from mpc_train.tables import cells
-from mpc_train.tables.cells import CellError
-from mpc_train.tables.faults import Faults
+from mpc_train.tables.faults import CellError, Faults
 from mpc_train.tables.schema import Column
 from mpc_train.tables.source import Source
 from mpc_train.tables.typed import TypedTable

@@ -6,7 +6,8 @@ from collections.abc import Iterator, Sequence
 import polars
 
 from mpc_train.errors import DataError
-from mpc_train.tables.cells import CellError, recoded
+from mpc_train.tables.cells import recoded
+from mpc_train.tables.faults import CellError
 from mpc_train.tables.reading import Chunk, Place, Table, Unit
 from mpc_train.tables.source import Source
 from mpc_train.tables.spelling import name_of

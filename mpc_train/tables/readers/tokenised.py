@@ -13,7 +13,8 @@ from hashlib import sha256
 import polars
 
 from mpc_train.errors import DataError
-from mpc_train.tables.cells import CellError, identifier_texts
+from mpc_train.tables.cells import identifier_texts
+from mpc_train.tables.faults import CellError
 from mpc_train.tables.reading import Chunk, Place, Table, Unit
 
 TOKEN_BYTES = 16

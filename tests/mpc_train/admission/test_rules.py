@@ -377,7 +377,7 @@ def test_every_output_has_its_word_and_is_refused_without_it(tmp_path: Path) -> 
     # Whether a value left the ring's range is asked of nobody, but named, and can be switched off.
     # Federated jobs, which reveal nothing else, are tested in federated/test_job.py; counts of the
     # training rows, which leave only where drift is watched, in jobs/test_serve.py.
-    assert seen == {*known, RANGE, "the model"} - {"federated", TRAINING_COUNTS}
+    assert seen == {*known, RANGE, "the model"} - {"federated", "sizes", TRAINING_COUNTS}
 
 
 def test_means_over_folds_do_not_escape(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from mpc_train.checkpoints.state import State
 from mpc_train.errors import ArtifactError, DataError
-from mpc_train.run.phases.shelf import Note
+from mpc_train.run.phases.notes import Note
 from parties.audit.entries import Kind
 from parties.errors import ResumeError
 from tests.support.linear_rule import write_study

@@ -8,6 +8,7 @@ import msgspec
 import numpy as np
 import pytest
 
+from mpc_train.admission.cautions import cautions
 from mpc_train.admission.load import job_from_bytes, load_job
 from mpc_train.admission.plain_module import own_module
 from mpc_train.admission.rules import Rules, check_rules
@@ -116,6 +117,26 @@ def test_rules_must_allow_that_owners_see_each_model(tmp_path: Path) -> None:
     ):
         with pytest.raises(RefusedError, match=said):
             check_rules(msgspec.structs.replace(rules, **{key: value}), job, "cas")
+
+
+def test_rules_must_allow_that_owners_learn_the_sum_of_secret_sizes(tmp_path: Path) -> None:
+    """By which the number of an owner that drops out is the difference of two rounds."""
+    weighted = federated_job(tmp_path, sizes='"secret"')
+    equal = federated_job(tmp_path, sizes='"secret"', weighting='"equal"')
+    rules = Rules(
+        (),
+        ("registry",),
+        ("ann", "bob"),
+        disclosures=("federated",),
+        modules=("federated_net:network",),
+    )
+    check_rules(rules, equal, "cas")
+    with pytest.raises(RefusedError, match="sizes would be disclosed"):
+        check_rules(rules, weighted, "cas")
+    both = msgspec.structs.replace(rules, disclosures=("federated", "sizes"))
+    check_rules(both, weighted, "cas")
+    assert any("difference of two rounds" in one for one in cautions(weighted))
+    assert not any("numbers of rows" in one for one in cautions(equal))
 
 
 def test_a_training_that_diverges_is_named_before_anything_is_sent(tmp_path: Path) -> None:

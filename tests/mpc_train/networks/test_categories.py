@@ -14,7 +14,7 @@ from mpc_train.errors import JobError
 from mpc_train.jobs.job import Job
 from mpc_train.owners.local import check_cells, local_terms
 from mpc_train.results.recipe import recipe
-from mpc_train.tables.cells import CellError
+from mpc_train.tables.faults import CellError
 from mpc_train.tables.typed import TypedTable
 from mpc_train.twin.preparation import raw_inputs, raw_terms
 from tests.support.commands import trained

@@ -15,7 +15,7 @@ from mpc_train.node.consent import roles_of
 from mpc_train.node.remembered import Remembered
 from mpc_train.node.storage import NodeVault
 from mpc_train.run.node_config import load_node_config
-from mpc_train.run.phases.shelf import Note, RunNote
+from mpc_train.run.phases.notes import Note, RunNote
 from parties.keys.roster import Roster
 from parties.keys.vault import MemoryVault
 from tests.support.audit_logs import audit_log

@@ -25,7 +25,7 @@ from mpc_train.preparation.combined import parameters
 from mpc_train.preparation.rows import Rows, prepared
 from mpc_train.preparation.sealed import BITS, opened_parameters
 from mpc_train.preparation.sharing import with_coarse
-from mpc_train.tables.cells import CellError
+from mpc_train.tables.faults import CellError
 from mpc_train.twin.preparation import raw_inputs, raw_terms, twin_parameters
 from protocols.arrays import Reals
 from protocols.ring.fixed_point import decode, encode

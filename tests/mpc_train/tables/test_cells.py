@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mpc_train.tables.cells import CellError, decode
+from mpc_train.tables.cells import decode
+from mpc_train.tables.faults import CellError
 from mpc_train.tables.schema import Column, days
 from mpc_train.tables.source import Source
 

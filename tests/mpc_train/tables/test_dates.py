@@ -9,8 +9,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from mpc_train.tables.cells import CellError, decode
+from mpc_train.tables.cells import decode
 from mpc_train.tables.dates import DateForm, FormError
+from mpc_train.tables.faults import CellError
 from mpc_train.tables.loading.load import load
 from mpc_train.tables.normalise import normaliser
 from mpc_train.tables.schema import Column, Schema, days

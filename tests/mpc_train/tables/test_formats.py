@@ -20,7 +20,8 @@ from hypothesis import strategies as st
 
 from mpc_train.base.problem import JobProblem
 from mpc_train.errors import DataError
-from mpc_train.tables.cells import CellError, decode
+from mpc_train.tables.cells import decode
+from mpc_train.tables.faults import CellError
 from mpc_train.tables.loading.load import load
 from mpc_train.tables.schema import Column, Kind, Schema, check_schema
 from mpc_train.tables.source import Source
