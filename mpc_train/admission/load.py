@@ -5,6 +5,7 @@ contradictions at once; the check that its numbers fit the ring (`check_ranges`)
 comes after a node's rules.
 """
 
+from collections.abc import Collection
 from pathlib import Path
 
 import msgspec
@@ -17,17 +18,26 @@ from mpc_train.base.sizes import check_sizes
 from mpc_train.base.strict_toml import MAX_MESSAGE, all_at, at, clipped, load_toml
 from mpc_train.checks.check import check_job
 from mpc_train.checks.check_data import check_data
-from mpc_train.errors import JobError, ModelError
+from mpc_train.errors import JobError, ModelError, RefusedError
 from mpc_train.jobs.job import Job
 from mpc_train.linkage.partners import least_joined
 from mpc_train.networks.carried import made_by, read_model
 from mpc_train.tables.schema import load_schema
 
 
-def load_job(path: Path | str) -> Job:
-    """Read and check a job file; raise JobError with file, line, key and what to write."""
+def load_job(path: Path | str, modules: Collection[str] | None = None) -> Job:
+    """Read and check a job file; raise JobError with file, line, key and what to write.
+
+    modules: the factories that may be called (`[rules]`), of a job that somebody else has written;
+    RefusedError before another one is. None: any.
+    """
     path = Path(path)
     job, text = load_toml(path, Job, JobError)
+    if modules is not None and job.model.module and job.model.module not in modules:
+        raise RefusedError(
+            f"{path}: {job.model.module} would be called but is not listed under modules; if your "
+            f'organisation agrees, write modules = ["{job.model.module}"] under [rules]'
+        )
     try:
         check_sizes(job)
         job = _finish(_with_network(_with_schema(job, path), path))

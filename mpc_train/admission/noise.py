@@ -121,13 +121,20 @@ def _check_steps(job: Job, mean: Fraction) -> None:
     leaves the ring: a residual would then not be one."""
     settings = job.train.optimizer
     each = learning_rate(job, 0)
+    if each * Fraction(settings.weight_decay) > 1:
+        raise JobError(
+            "train.optimizer.weight_decay: times the learning rate it is above 1, so that weights "
+            "grow with every step; lower one of them"
+        )
     if settings.name == "sgd":
         momentum = Fraction(settings.momentum)
         each *= mean * (1 + momentum) / (1 - momentum)
     else:
         each *= moments(job).largest_step
     weights = sum(prod(shape) for shape in job.shapes.values())
-    most = 1 + total_steps(job) * each * (isqrt(weights) + 1)
+    root = isqrt(weights) + 1
+    beginning = 2 if job.train.warm_start is None else job.fixed_point.activation_limit * root
+    most = beginning + total_steps(job) * each * root
     if bit_length(most * (input_norm(job) + 1)) + 2 * job.fraction_bits > WORD_BITS:
         raise JobError(
             f"privacy: within {total_steps(job)} steps the weights of a logistic regression could "

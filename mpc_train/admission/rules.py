@@ -31,7 +31,7 @@ from mpc_train.jobs.outputs import (
 )
 from mpc_train.jobs.privacy import Neighbours
 from mpc_train.jobs.reveal import Metric
-from mpc_train.jobs.schedule import is_newton, training_sizes
+from mpc_train.jobs.schedule import is_newton, secret_training_size, training_sizes
 from mpc_train.jobs.serve import Answer
 from protocols.names import NAME
 
@@ -319,6 +319,20 @@ def check_serving(rules: Rules, job: Job, me: str) -> None:
         raise RefusedError(
             f"the model {job.name!r} is not served by this node's rules: "
             f"{'; '.join(broken.found)}. {broken.advice()}"
+        )
+
+
+def check_table_rows(rules: Rules, job: Job, me: str, rows: int) -> None:
+    """Raise RefusedError if the owner `me`, whose table has so many rows, would train on too few of
+    them: where their number is secret, the job does not say it."""
+    if not job.federates or job.federated.sizes == "public":
+        return
+    ours = secret_training_size(job, rows)
+    if ours < rules.least_effective_rows:
+        raise RefusedError(
+            f"{me} would train on {count(ours)} of its own for the job {job.name!r}, "
+            f"least_effective_rows = {rules.least_effective_rows}. Nothing was shared. Change "
+            "these [rules] only if your organisation agrees."
         )
 
 

@@ -629,6 +629,7 @@ class _Guarded:
     def _read(self, job: "Job", begins: bool) -> "Table":
         """This node's rows, checked against the job and, if the run begins, against what was
         revealed of them before."""
+        from mpc_train.admission.rules import check_table_rows
         from mpc_train.owners.table import load_table
 
         source = self._config.source(job.name)
@@ -637,6 +638,7 @@ class _Guarded:
         table = load_table(
             source, job, me, self._events.reading, vault=self._vault, any_rows=secret
         )
+        check_table_rows(self._config.rules, job, me, table.rows)
         if begins and self._remembered is not None:
             self._remembered.check(job, source, table)
         return table

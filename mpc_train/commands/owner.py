@@ -65,25 +65,25 @@ def owner_command(
 
         end_with_parent()
         configure_logging(verbose)
-        job = load_job(job_path)
         settings = load_node_config(config)
         me = settings.place.name
-        if me not in job.visitors:
-            raise ConfigError(
-                f"{job_path}: {me} is no owner that comes and goes; "
-                + (
-                    "this command is for federated jobs"
-                    if not job.federates
-                    else f"those are {', '.join(job.visitors) or 'none'}; a node of the job is "
-                    "started with mpc-train party or dealer"
-                )
-            )
         vault, roster = enter(settings.place, settings.audit, passphrase_file, passphrase_fd)
-        run_dir = run_directory(settings.place.run_dir, job.name)
         safe = NodeVault(settings.vault, me, vault)
         keys = safe.keys()
         with logbook(settings.place, settings.audit, vault, keys, "owner") as audit:
             settings = in_force(settings, roster, today(), audit, keys)
+            job = load_job(job_path, settings.rules.modules)
+            if me not in job.visitors:
+                raise ConfigError(
+                    f"{job_path}: {me} is no owner that comes and goes; "
+                    + (
+                        "this command is for federated jobs"
+                        if not job.federates
+                        else f"those are {', '.join(job.visitors) or 'none'}; a node of the job is "
+                        "started with mpc-train party or dealer"
+                    )
+                )
+            run_dir = run_directory(settings.place.run_dir, job.name)
             if output is Format.text:
                 say("\n".join([describe(job), *beware(job), ""]))
             check_rules(settings.rules, job, me)
@@ -157,6 +157,7 @@ def _rounds(
     on_round: Any,
     run_dir: Path,
 ) -> tuple[Path, int]:
+    from mpc_train.admission.rules import check_table_rows
     from mpc_train.commands.nodes import node_settings
     from mpc_train.estimates.rounds import rounds_costs
     from mpc_train.federated.rounds.begun import Begun
@@ -183,6 +184,7 @@ def _rounds(
     )
     # Key services keep connections and sessions that a forked process could not share.
     table = read() if source.stored else read_apart(read)
+    check_table_rows(settings.rules, job, place.name, table.rows)
     remembered = Remembered(safe, place.name, settings.rules)
     mark = table_mark(_TABLE_MARK, table)
     spend = partial(remembered.write, job, source, table)

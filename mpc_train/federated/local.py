@@ -8,6 +8,7 @@ name, so that a round can be repeated.
 from __future__ import annotations
 
 import hashlib
+import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -20,12 +21,14 @@ from mpc_train.errors import DataError
 from mpc_train.federated.limits import pieces
 from mpc_train.federated.sizes import limits_of
 from mpc_train.federated.steps import steps_of
-from mpc_train.jobs.schedule import held_out_of, training_of
+from mpc_train.jobs.schedule import held_out_of, secret_training_size, training_of
 
 if TYPE_CHECKING:
     from mpc_train.jobs.job import Job
     from mpc_train.owners.table import Table
     from protocols.arrays import Reals, Words
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -76,8 +79,7 @@ class Owner:
         if job.federated.sizes == "public":
             first = job.first_row(name)
             return training_of(job, name) - first, held_out_of(job, name) - first
-        # A secret number of rows: the last ones are held out, of a table that is in no order.
-        kept = table.rows - int(job.data.test_fraction * table.rows)
+        kept = secret_training_size(job, table.rows)  # of a table that is in no order
         return np.arange(kept), np.arange(kept, table.rows)
 
     def initial(self) -> Reals:
@@ -102,10 +104,17 @@ class Owner:
 
     def train(self, weights: Reals, number: int) -> Update:
         """Train from the global model, in round `number`, from 1. Raises DataError if the update is
-        not finite."""
+        not finite. With `[privacy]` zeros take its place: whether an owner takes part must not
+        depend on its rows."""
         update, loss = self.update(weights, number)
         what = f"the update of {self._name} in round {number}"
-        words, factor = self.limits.round_in_place(update, what)
+        try:
+            words, factor = self.limits.round_in_place(update, what)
+        except DataError as error:
+            if not self._job.privacy:
+                raise
+            log.warning("%s; zeros are shared in its place", error)
+            words, factor = np.zeros(self.limits.size, np.int64), 0.0
         return Update(words, self.rows, factor, loss)
 
     def _changed(self, weights: Reals) -> Reals:

@@ -176,6 +176,12 @@ def training_sizes(job: Job) -> dict[str, int]:
     return {owner: len(training_of(job, owner)) for owner in job.owners}
 
 
+def secret_training_size(job: Job, rows: int) -> int:
+    """How many of its rows an owner of a federated job trains on, if only it knows their number:
+    the last ones are held out."""
+    return rows - int(job.data.test_fraction * rows)
+
+
 def round_steps(job: Job) -> int:
     """How many steps a round of a federated job counts as: one for each group of owners of which is
     disclosed at once whose updates are within the limit."""

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from mpc_train.jobs.pipeline import Pipeline
 from mpc_train.jobs.schedule import split
-from mpc_train.owners.cells import Affine, cells, halves, joined_bits, reaches
+from mpc_train.owners.cells import Affine, cells, halves, joined_bits
 from mpc_train.owners.columns import Part, part_of
 from mpc_train.owners.local import least_filled
 from mpc_train.owners.row_norms import weights_of

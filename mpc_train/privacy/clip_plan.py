@@ -15,8 +15,8 @@ content of the row and every weight, and also if something wrapped around:
    whatever went in. Hidden inputs and all g are rounded to multiples of 2^coarse, so that the sum
    of their squares over a row cannot wrap; rows in which it reaches `coarse_most` are left out
    (φ = 0). For all others ‖x‖² and ‖g‖² are below 2^62 and are computed exactly. The inputs of the
-   first layer are bounded by `data.limit`, beyond which their owner refuses its table, or are
-   products of such (`input_square`).
+   first layer are hidden ones too, unless they are the rows as their owners share them (`given`):
+   those are bounded by `data.limit`, beyond which their owner refuses its table.
 2. *Norms are rounded upwards.* a >= ‖x‖² and b >= ‖g‖² have fewer bits; two units make up for
    rounding. Rows with a layer beyond 2^input_bits or 2^output_bits, or with a sum Σ a · b beyond
    `most_norm`, are left out. So Q' >= Q, and its words fit.
@@ -51,6 +51,7 @@ from protocols.ring.rational import HEADROOM_BITS
 
 if TYPE_CHECKING:
     from mpc_train.jobs.job import Job
+    from mpc_train.networks.graph import Node
 
 FACTOR_BITS = 16
 """K: fractional bits of φ."""
@@ -89,7 +90,8 @@ class ClipPlan:
 
     fraction_bits: f. clip: C, of a row, in units of g. input_bits, output_bits: bounds of ‖x‖² and
     ‖g‖² of a layer. output_precision: fractional bits of b. norm_bits: those of Q', even. coarse,
-    coarse_most: see 1 above. kept: see 4.
+    coarse_most: see 1 above. kept: see 4. given: the weight whose inputs are bounded by their
+    owners; empty: there is none.
     """
 
     fraction_bits: int
@@ -103,6 +105,7 @@ class ClipPlan:
     kept: int
     reached: Fraction
     """C'."""
+    given: str = ""
 
     @property
     def weight_bits(self) -> int:
@@ -128,25 +131,29 @@ def make_plan(
     input_square: Fraction,
     sum_limit: Fraction,
     rate: Fraction,
+    given: str = "",
 ) -> ClipPlan:
-    """The numbers for these layers, the first of which has the rows themselves as inputs.
+    """The numbers for these layers, the first of which has the rows' inputs.
 
     clip: the norm of a row in units of g. input_square: the bound of ‖x‖² in the first layer, with
     the 1 for its bias. sum_limit: of a sum over a batch with its noise, in units of g. rate: the
-    largest learning rate over batch size. RangeError that says what to change if something does
-    not fit.
+    largest learning rate over batch size. given: the weight of the first layer if owners keep to
+    `input_square`; otherwise longer rows are left out. RangeError that says what to change if
+    something does not fit.
     """
     f = fraction_bits
     outputs = sum(layer.outputs for layer in layers)
     if not layers[0].inputs:
         input_square = Fraction(1)
-    elements = outputs + sum(layer.inputs for layer in layers[1:])
+    elements = outputs + sum(layer.inputs for layer in layers[1 if given else 0 :])
     input_bits = max(bit_length(input_square), LEAST_INPUT_BITS)
     # 1
     coarse = WILD_BITS - f - (HEADROOM_BITS - 1 - elements.bit_length()) // 2
     coarse_most = 1 << max(WORD_BITS - 1 - 2 * coarse, 0)
     if coarse_most < 8 * elements:
         raise RangeError(f"{elements} values of a row are too many for its gradient's norm")
+    if given and not squares_fit(input_square, f):
+        raise RangeError("the squares of a row's inputs do not fit a word")
     # 2
     several = (len(layers) - 1).bit_length()
     room = WORD_BITS - input_bits - INPUT_PRECISION - OUTPUT_BITS - several
@@ -162,16 +169,20 @@ def make_plan(
     reached = (clip - rounding) * (1 - ROOT_MARGIN)
     slack = Fraction(len(layers) << input_bits + 1) / Fraction(2) ** output_precision
     slack += Fraction(UPWARDS) / Fraction(2) ** norm_bits
-    wraps = layers[0].inputs > 0 and bit_length(input_square) + 2 * f > WORD_BITS
-    if kept < LEAST_KEPT or rounding > clip / 32 or slack > clip**2 / 8 or wraps:
+    if kept < LEAST_KEPT or rounding > clip / 32 or slack > clip**2 / 8:
         raise RangeError(
             "gradients cannot be clipped to this norm at this precision: lower "
             "fixed_point.fraction_bits, data.limit or train.batch_size, or raise privacy.clip"
         )
     return ClipPlan(
         f, clip, input_bits, OUTPUT_BITS, output_precision, norm_bits, coarse, coarse_most, kept,
-        reached,
+        reached, given,
     )  # fmt: skip
+
+
+def squares_fit(input_square: Fraction, fraction_bits: int) -> bool:
+    """Whether ‖x‖² of rows within this bound does not wrap around."""
+    return bit_length(input_square) + 2 * fraction_bits <= WORD_BITS
 
 
 def clipped_by_owners(job: Job) -> bool:
@@ -180,23 +191,8 @@ def clipped_by_owners(job: Job) -> bool:
     knows no inputs that are products of others, or follow from secret statistics, and none of the
     columns that others have of its rows."""
     plain = job.model.kind == "logistic" and job.model.network is None
-    known = job.data.partition == "rows"
-    known = known and not job.pipeline.interactions and not job.pipeline.secret
-    return plain and known and loss_name(job) == "bce" and job.train.loss.positive_weight == 1
-
-
-def input_square(job: Job, inputs: int) -> Fraction:
-    """The bound of ‖x‖² for a row's inputs, `inputs` of them, with the 1 for a bias: cells are
-    within `data.limit`, those with a noisy deviation within the whole range over the least one, and
-    products within that of both factors."""
-    pipeline, limit = job.pipeline, Fraction(job.data.limit)
-    bounds = [limit] * len(pipeline.terms)
-    for place in pipeline.scaled:
-        bounds[place] = 1 + 2 / Fraction(privacy_of(job).of_statistics.least_deviation)
-    bounds += [bounds[left] * bounds[right] for left, right in pipeline.interactions]
-    if len(bounds) == inputs:
-        return sum((bound**2 for bound in bounds), Fraction(1))
-    return inputs * max(bounds) ** 2 + 1
+    loss = loss_name(job) == "bce" and job.train.loss.positive_weight == 1
+    return plain and loss and job.data.partition == "rows" and job.pipeline.trivial
 
 
 def most_residual(fraction_bits: int) -> Fraction:
@@ -253,10 +249,17 @@ CLIPPED = {"linear", "conv", "relu", "sigmoid", "tanh", "smooth", "reshape", "ma
 def layers_of(job: Job) -> list[Layer]:
     """The layers of the job's model in order. RangeError that names an operation whose
     gradients, or whose results, do not fit the plan."""
-    found = []
+    found: list[Layer] = []
+    weights: set[str] = set()
     for node in job.graph.nodes:
         if node.op not in CLIPPED:
             raise RangeError(f"{node.name}: rows are not clipped in a network with {node.op}")
+        if node.op == "max_pool" and _overlaps(node) and any(layer.inputs for layer in found):
+            raise RangeError(
+                f"{node.name}: rows are not clipped where windows of a max pool overlap behind a "
+                "linear layer: gradients of several windows add up; use a stride as long as the "
+                "windows"
+            )
         if not node.tensors:
             continue
         over_positions = node.op == "linear" and len(node.shape) != 1
@@ -267,6 +270,9 @@ def layers_of(job: Job) -> list[Layer]:
                 f"{node.name}: rows are not clipped in a layer over several positions of a row, in "
                 "groups, or with frozen tensors"
             )
+        if not weights.isdisjoint(node.tensors.values()):
+            raise RangeError(f"{node.name}: rows are not clipped where a tensor is used twice")
+        weights.update(node.tensors.values())
         shape = job.shapes[node.tensors["weight"]]
         if node.op == "conv":
             found.append(Layer(0, prod(shape)))
@@ -278,14 +284,43 @@ def layers_of(job: Job) -> list[Layer]:
     return found
 
 
+def _overlaps(node: Node) -> bool:
+    """Whether an element may be in several windows."""
+    sizes = zip(node.sizes("kernel"), node.sizes("dilation"), node.sizes("stride"), strict=True)
+    return any((kernel - 1) * dilation + 1 > stride for kernel, dilation, stride in sizes)
+
+
+def input_square(job: Job) -> Fraction:
+    """The bound of ‖x‖² of a row's inputs with the 1 for the bias: cells are within `data.limit`,
+    those with a noisy deviation within the whole range over the least one, and products within
+    that of both factors."""
+    pipeline, limit = job.pipeline, Fraction(job.data.limit)
+    most = [limit if term.part == "number" else Fraction(term.bound) for term in pipeline.terms]
+    for place in pipeline.scaled:
+        most[place] = 1 + 2 / Fraction(privacy_of(job).of_statistics.least_deviation)
+    most += [most[left] * most[right] for left, right in pipeline.interactions]
+    return sum((each**2 for each in most), Fraction(1))
+
+
+def given_weight(job: Job) -> str:
+    """The weight of the first layer, if its inputs are the rows as their owners share them and
+    the squares of those fit a word."""
+    if not job.pipeline.trivial or not squares_fit(input_square(job), job.fraction_bits):
+        return ""
+    for node in job.graph.nodes:
+        if node.op != "reshape":
+            return node.tensors["weight"] if node.op == "linear" else ""
+    return ""
+
+
 def clip_plan(job: Job) -> ClipPlan:
     """The plan of a job whose gradients are clipped over shares. RangeError if it does not fit."""
-    layers = layers_of(job)
     return make_plan(
-        layers,
+        layers_of(job),
         fraction_bits=job.fraction_bits,
         clip=row_clip(job) / unit_of(job),
-        input_square=input_square(job, layers[0].inputs),
+        input_square=input_square(job),
         sum_limit=sum_limit(job),
         rate=learning_rate(job, 0) / job.train.batch_size,
+        given=given_weight(job),
     )

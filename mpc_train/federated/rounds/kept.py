@@ -8,6 +8,7 @@ seen the first.
 
 from __future__ import annotations
 
+import threading
 from typing import Protocol
 
 from mpc_train.checkpoints.keeper import parts_of, token_of
@@ -50,12 +51,16 @@ class Memory:
 
 
 class Kept:
-    """The rounds of one job at one evaluator. sid: of this session."""
+    """The rounds of one job at one evaluator. sid: of this session.
+
+    The desk reads rounds while the node stores the next one.
+    """
 
     def __init__(self, place: Place, sid: bytes) -> None:
         self._place, self._sid = place, sid
         self._tokens: dict[int, bytes] = {}
         self._cache: dict[int, tuple[Record, bytes]] = {}
+        self._lock = threading.Lock()
         self.opened = 0
 
     @property
@@ -90,9 +95,7 @@ class Kept:
         token, said = token_of(record.round, False, self._sid), encoded(record)
         self._place.write(token, ROUND.pack(len(said)) + said + content)
         self._tokens[record.round] = token
-        self._cache[record.round] = (record, content)
-        for number in sorted(self._cache)[:-CACHED]:
-            del self._cache[number]
+        self._remember(record.round, (record, content))
 
     def release(self, number: int) -> None:
         """All evaluators have stored it."""
@@ -100,7 +103,8 @@ class Kept:
 
     def read(self, number: int) -> tuple[Record, bytes]:
         """What is kept of an opened round. Raises ArtifactError."""
-        found = self._cache.get(number)
+        with self._lock:
+            found = self._cache.get(number)
         if found is not None:
             return found
         data = memoryview(self._place.read(self._tokens[number]))
@@ -110,8 +114,16 @@ class Kept:
         except (QueryError, ValueError) as error:
             raise ArtifactError(f"what is kept of round {number} is malformed") from error
         found = record, bytes(data[ROUND.size + length :])
-        self._cache = {number: found}
+        self._remember(number, found)
         return found
+
+    def _remember(self, number: int, found: tuple[Record, bytes]) -> None:
+        """Keep it in memory, and of the others those that were used last."""
+        with self._lock:
+            self._cache.pop(number, None)
+            self._cache[number] = found
+            for other in list(self._cache)[:-CACHED]:
+                del self._cache[other]
 
 
 def newest(place: Place | None) -> tuple[bytes, ...]:

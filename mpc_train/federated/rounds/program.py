@@ -49,6 +49,7 @@ from mpc_train.run.history import table_mark
 from mpc_train.run.memory import peak_rss_mb, settle
 from mpc_train.run.phases.ledger import RunLedger
 from mpc_train.run.phases.notes import Note
+from parties.errors import ResumeError
 from protocols.errors import FrameError
 from protocols.functions.splines import constants_digest
 from protocols.ring import products
@@ -178,20 +179,30 @@ class FederatedProgram:
         }
 
     def _begin(self, session: Session) -> str:
-        """Note with which table the run begins, or compare it if the run goes on."""
+        """Note with which table the run begins, or compare it if the run goes on. Raises DataError,
+        and ResumeError if a round that was opened would be opened once more: with other owners or
+        other noise, whose difference tells what neither sum does."""
         mark = "" if self._table is None else table_mark(_TABLE_MARK, self._table)
         self._table = None
         if self._note is None:
             return mark
         found = self._note.read()
-        if session.resume and mark and found is not None and found.table != mark:
+        if session.resume and mark and (found is None or found.table != mark):
             raise DataError(
                 f"the run goes on, but the table of {session.me} is not the one with which it "
-                "began; nothing was shared. Restore the table, or begin anew with --fresh at all "
-                "nodes"
+                "began, or the note of that is lost; nothing was shared. Restore the table, or "
+                "begin anew with --fresh at all nodes"
+            )
+        begun = place_of(session.resume)[0] if session.resume else 0
+        if found is not None and found.opened > begun:
+            raise ResumeError(
+                f"round {found.opened} was opened, but the newest round that all evaluators keep "
+                f"is {begun}: the rounds between would be opened a second time. Restore what the "
+                "evaluators have kept, or begin anew with --fresh at all nodes, where the run then "
+                "counts again against the budgets of owners"
             )
         if not session.resume or found is None:
-            self._note.write(Note(mark))
+            self._note.write(Note(mark, leaving=begun > 0, opened=begun))
         return mark
 
 
@@ -479,17 +490,18 @@ class Rounds:
         else:
             for name in others:
                 self._expect(name, messages.STORED, number)
-            self._leave()
+            self._leave(record.round)
             for name in (*others, self._dealer):
                 self._net.send(name, messages.RELEASED, number)
-        self._leave()
+        if not self._leads:
+            self._leave(record.round)
         self._kept.release(record.round)
 
-    def _leave(self) -> None:
-        """From here on a model has left: the run goes on from a round that all have, or not at
+    def _leave(self, number: int) -> None:
+        """From here on the model of this round has left: the run goes on after it, or not at
         all."""
         if self._note is not None and self._session.is_evaluator:
-            self._note.write(Note(self._mark, leaving=True))
+            self._note.write(Note(self._mark, leaving=True, opened=number))
 
     def _expect(self, peer: str, expected: bytes, content: bytes) -> None:
         label, data = self._net.receive(peer, len(content))

@@ -21,10 +21,12 @@ N = TypeVar("N", bound=msgspec.Struct)
 
 class Note(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What a node must know of a run that goes on. table: a mark of the rows that it shares, empty
-    without any. leaving: results may have left, so that the run may not begin anew."""
+    without any. leaving: results may have left, so that the run may not begin anew. opened: the
+    last round of a federated run that may have been opened, so that it is not computed again."""
 
     table: str
     leaving: bool = False
+    opened: int = 0
     version: Literal[1] = 1
 
 

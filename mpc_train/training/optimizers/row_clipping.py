@@ -89,7 +89,7 @@ class ClippedSums:
 
     def __call__(self, parameters: Mapping[str, MaskedTensor]) -> Gradients:
         rows = take_rows(parameters)
-        layers = layers_of(rows, self.factor)
+        layers = layers_of(rows, self.factor, self.plan.given)
         factor = factors(self.plan, layers)
         scaled = {id(layer.g): self._scaled(layer.g, factor) for layer in layers}
         found: Gradients = {}
@@ -112,11 +112,12 @@ class ClippedSums:
 @dataclass(frozen=True, slots=True, eq=False)
 class RowsOfLayer:
     """x [rows, inputs] and g [rows, outputs] of a layer at scale 2^f. x: None if g is the gradient
-    itself, of a convolution or of a bias alone."""
+    itself, of a convolution or of a bias alone. given: whether owners bound x (`ClipPlan`)."""
 
     x: Masked | None
     g: Masked
     has_bias: bool
+    given: bool = False
 
 
 def take_rows(parameters: Mapping[str, MaskedTensor]) -> dict[str, RowGradient]:
@@ -131,8 +132,11 @@ def take_rows(parameters: Mapping[str, MaskedTensor]) -> dict[str, RowGradient]:
     return found
 
 
-def layers_of(rows: Mapping[str, RowGradient], factor: Fraction) -> list[RowsOfLayer]:
-    """Weights and biases that belong together, in the order of the model.
+def layers_of(
+    rows: Mapping[str, RowGradient], factor: Fraction, given: str = ""
+) -> list[RowsOfLayer]:
+    """Weights and biases that belong together, in the order of their names, which need not be that
+    in which a row passes them. given: the weight whose inputs owners bound.
 
     ValueError unless all are at the usual scale with this public factor, in which the norm of one
     can be added to that of another.
@@ -156,6 +160,7 @@ def layers_of(rows: Mapping[str, RowGradient], factor: Fraction) -> list[RowsOfL
             x if before is None or x is not None else before.x,
             g,
             x is None or (before is not None and before.has_bias),
+            name == given or (before is not None and before.given),
         )
     return list(found.values())
 
@@ -165,7 +170,7 @@ def factors(plan: ClipPlan, layers: list[RowsOfLayer]) -> Masked:
     f, role = plan.fraction_bits, layers[0].g.role
     rows = layers[0].g.shape[0]
     # 1
-    hidden = [x for layer in layers[1:] if (x := layer.x) is not None]
+    hidden = [layer.x for layer in layers if layer.x is not None and not layer.given]
     wild = _coarse_squares([*hidden, *(layer.g for layer in layers)], plan)
     steady = negative(remask(wild).shift(-plan.coarse_most).narrowed(64))
     # 2

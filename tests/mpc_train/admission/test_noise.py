@@ -62,9 +62,8 @@ def test_owners_clip_only_inputs_that_they_know(tmp_path: Path) -> None:
     data = msgspec.structs.replace(alone.data, partition="columns")
     assert not clipped_by_owners(msgspec.structs.replace(alone, data=data))
     assert clip_plan(products).clip == 2
-    assert input_square(alone, 3) == 3 * 16**2 + 1
-    assert input_square(products, 4) == 3 * 16**2 + 16**4 + 1
-    assert input_square(products, 2) == 2 * 16**4 + 1
+    assert input_square(alone) == 3 * 16**2 + 1
+    assert input_square(products) == 3 * 16**2 + 16**4 + 1
 
 
 def test_norms_of_inputs_fit_the_ring() -> None:
@@ -72,13 +71,14 @@ def test_norms_of_inputs_fit_the_ring() -> None:
     plan = partial(
         make_plan,
         [Layer(1 << 13, 1, True)],
+        given="weight",
         fraction_bits=20,
         clip=Fraction(256),
         sum_limit=Fraction(9999),
         rate=Fraction(1, 9),
     )
     assert plan(input_square=Fraction(1 << 21)).input_bits == 21
-    with pytest.raises(RangeError, match="lower fixed_point"):
+    with pytest.raises(RangeError, match="do not fit a word"):
         plan(input_square=Fraction((1 << 21) + 1))
 
 
@@ -97,6 +97,17 @@ def test_norms_of_inputs_fit_the_ring() -> None:
         (
             {"train": 'optimizer = { name = "adam", learning_rate = 0.01 }', "clip": "16"},
             "with its noise a mean gradient",
+        ),
+        (
+            {"train": "optimizer = { learning_rate = 2, weight_decay = 0.75 }"},
+            "weights grow with every step",
+        ),
+        (
+            {
+                "train": f'{SGD}\n[train.warm_start]\nsource = "public"\nsha256 = "{64 * "0"}"',
+                "more": "[fixed_point]\nactivation_limit = 1048576",
+            },
+            "an output leaves the ring",
         ),
     ],
 )
@@ -134,3 +145,76 @@ def test_networks_whose_rows_are_not_clipped_are_refused(
     write_modules(tmp_path, monkeypatch, dropping_net=DROPPING)
     with pytest.raises(JobError, match="rows are not clipped in a network with dropout"):
         loaded(tmp_path, text(model='module = "dropping_net:net"'))
+
+
+def test_interactions_are_clipped_over_shares(tmp_path: Path) -> None:
+    """Their owners clip a row before its products are made, of which they do not know the norm."""
+    kind = "logistic"
+    assert clipped_by_owners(loaded(tmp_path, text(kind)))
+    job = loaded(tmp_path, text(kind, more='[prepare]\ninteractions = [["a", "b"]]'))
+    assert not clipped_by_owners(job)
+    assert clip_plan(job).given == ""
+    assert input_square(job) == 3 * 16**2 + 256**2 + 1
+
+
+def test_rows_whose_squares_do_not_fit_are_looked_at_over_shares(tmp_path: Path) -> None:
+    """64 values of 1024 have a sum of squares of 2^64 words: it would be taken for 0."""
+    names = [f"x{place}" for place in range(64)]
+    for limit, given in (("64", "weight"), ("1024", "")):
+        job = loaded(
+            tmp_path,
+            job_toml(
+                names,
+                "linear",
+                data=f"limit = {limit}",
+                train="epochs = 1\nbatch_size = 8\nguard = false\noptimizer = { learning_rate = "
+                "0.0001 }",
+                more="[fixed_point]\nfraction_bits = 19\n[privacy]\nepsilon = 8\ndelta = 0.001\n"
+                'neighbours = "zeroed"\nclip = 512',
+            ),
+        )
+        assert clip_plan(job).given == given
+
+
+ORDERS = """
+import torch
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self, first=None):
+        super().__init__()
+        self.out = nn.Linear(4, 1)
+        self.hidden = nn.Linear(3, 4)
+        self.first = first or nn.Identity()
+
+    def forward(self, x):
+        return self.out(torch.relu(self.hidden(self.first(x))))
+
+def later():
+    return Net()
+
+def squashed():
+    return Net(nn.Sigmoid())
+
+def overlapping():
+    return nn.Sequential(nn.Linear(3, 16), nn.Unflatten(1, (1, 4, 4)), nn.MaxPool2d(2, 1),
+        nn.Flatten(), nn.Linear(9, 1))
+
+def apart():
+    return nn.Sequential(nn.Linear(3, 16), nn.Unflatten(1, (1, 4, 4)), nn.MaxPool2d(2),
+        nn.Flatten(), nn.Linear(4, 1))
+"""
+
+
+def test_only_inputs_that_owners_bound_are_not_looked_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first layer that a row passes, which need not be the first of the module, and none if
+    something is computed before."""
+    write_modules(tmp_path, monkeypatch, orders_net=ORDERS)
+    for name, given in (("later", "hidden.weight"), ("squashed", ""), ("apart", "0.weight")):
+        job = loaded(tmp_path, text(model=f'module = "orders_net:{name}"'))
+        assert next(iter(job.shapes)) == ("0.weight" if name == "apart" else "out.weight")
+        assert clip_plan(job).given == given
+    with pytest.raises(JobError, match="max pool overlap behind a linear layer"):
+        loaded(tmp_path, text(model='module = "orders_net:overlapping"'))

@@ -11,7 +11,7 @@ import pytest
 from mpc_train.admission.cautions import cautions
 from mpc_train.admission.load import job_from_bytes, load_job
 from mpc_train.admission.plain_module import own_module
-from mpc_train.admission.rules import Rules, check_rules
+from mpc_train.admission.rules import Rules, check_rules, check_table_rows
 from mpc_train.errors import DataError, JobError, ModelError, RefusedError
 from mpc_train.federated.local import Owner
 from mpc_train.jobs.job import Job
@@ -97,6 +97,27 @@ def test_a_module_that_differs_is_refused(tmp_path: Path) -> None:
             own_module(agreed(**says))
 
 
+def test_a_factory_that_is_not_listed_is_not_called(tmp_path: Path) -> None:
+    """An owner has the job's file from somebody else; any installed function has a name."""
+    path = tmp_path / "job.toml"
+    path.write_text(job_text().replace("federated_net:network", "builtins:breakpoint"))
+    with pytest.raises(RefusedError, match="builtins:breakpoint would be called but is not listed"):
+        load_job(path, ("federated_net:network",))
+    path.write_text(job_text())
+    load_job(path, ("federated_net:network",))
+
+
+def test_an_owner_of_few_rows_is_not_hidden_by_their_secret_number(tmp_path: Path) -> None:
+    rules = Rules((), (), ())
+    public = federated_job(tmp_path)
+    check_table_rows(rules, public, "cas", 1)  # `check_rules` knows
+    secret = federated_job(tmp_path, sizes='"secret"')
+    check_table_rows(rules, secret, "cas", 12)
+    with pytest.raises(RefusedError, match="would train on 9 rows of its own"):
+        check_table_rows(rules, secret, "cas", 11)
+    check_table_rows(Rules((), (), (), least_effective_rows=0), secret, "cas", 1)
+
+
 def test_rules_must_allow_that_owners_see_each_model(tmp_path: Path) -> None:
     job = federated_job(tmp_path, least_owners="3")
     rules = Rules(
@@ -147,3 +168,15 @@ def test_a_training_that_diverges_is_named_before_anything_is_sent(tmp_path: Pat
     owner = Owner(job, "cas", type(table)(broken, table.labels), "cpu")
     with pytest.raises(DataError, match="of the update of cas in round 1 is not finite"):
         owner.train(owner.initial(), 1)
+
+
+def test_with_a_promise_a_training_that_diverges_takes_part_with_zeros(tmp_path: Path) -> None:
+    """Who takes part is the same in both tables that the promise compares."""
+    pytest.importorskip("dp_accounting")
+    job = federated_job(tmp_path, privacy=PRIVACY)
+    table = tables_of(job)["cas"]
+    broken = np.full_like(table.features, np.nan)
+    owner = Owner(job, "cas", type(table)(broken, table.labels), "cpu")
+    update = owner.train(owner.initial(), 1)
+    assert not update.words.any() and update.words.size == owner.limits.size
+    assert update.factor == 0

@@ -35,7 +35,9 @@ LAYERS = [Layer(5, 4, True), Layer(4, 3, False)]
 LIMIT = 4
 
 
-def plan_of(clip: Fraction = Fraction(1), bits: int = F, batch: int = 32) -> ClipPlan:
+def plan_of(
+    clip: Fraction = Fraction(1), bits: int = F, batch: int = 32, given: str = "0.weight"
+) -> ClipPlan:
     return make_plan(
         LAYERS,
         fraction_bits=bits,
@@ -43,6 +45,7 @@ def plan_of(clip: Fraction = Fraction(1), bits: int = F, batch: int = 32) -> Cli
         input_square=Fraction(5 * LIMIT**2 + 1),
         sum_limit=clip * batch + 100 * clip,
         rate=Fraction(1, 4),
+        given=given,
     )
 
 
@@ -53,15 +56,18 @@ def rows_of(values: Words) -> list[tuple[Words, Words]]:
 
 
 def over_shares(plan: ClipPlan, values: Words) -> tuple[Words, list[Words]]:
-    """φ of each row, and the words of φ·g for each layer."""
+    """φ of each row, and the words of φ·g for each layer, which pass in the opposite order: names
+    need not be in that in which a row passes them."""
     clipped = ClippedSums(plan, Noise(Fraction(1)), Fraction(1))
 
     def program(role: Role) -> tuple[object, ...]:
         layers = [
-            RowsOfLayer(secret(role, x), secret(role, g, 1), layer.has_bias)
-            for layer, (x, g) in zip(LAYERS, rows_of(values), strict=True)
+            RowsOfLayer(
+                secret(role, x), secret(role, g, 1), layer.has_bias, index == 0 and bool(plan.given)
+            )
+            for index, (layer, (x, g)) in enumerate(zip(LAYERS, rows_of(values), strict=True))
         ]
-        factor = factors(plan, layers)
+        factor = factors(plan, layers[::-1])
         scaled = [clipped._scaled(layer.g, factor) for layer in layers]
         return tuple(shares_of(each) for each in (factor, *scaled))
 
@@ -131,6 +137,15 @@ def test_rows_out_of_range_are_left_out() -> None:
     assert (factor[8:] > 0).all()
 
 
+def test_inputs_that_nobody_bounds_are_looked_at() -> None:
+    """Squares of computed inputs wrap around as those of hidden ones do."""
+    plan, values = plan_of(given=""), made(1, 1, rows=4)
+    values[0, 0] = 1 << 32
+    values[1, :4] = 1 << 31
+    factor, _ = within(plan, values)
+    assert (factor[:2] == 0).all() and (factor[2:] > 0).all()
+
+
 @settings(max_examples=8, deadline=None)
 @given(
     st.integers(0, 1 << 30),
@@ -151,6 +166,16 @@ def test_plans_that_do_not_fit_are_refused() -> None:
         plan_of(Fraction(1, 1000))
     with pytest.raises(RangeError, match="fraction_bits"):
         plan_of(bits=26)
+    with pytest.raises(RangeError, match="do not fit a word"):
+        make_plan(
+            LAYERS,
+            fraction_bits=19,
+            clip=Fraction(512),
+            input_square=Fraction(64 * 1024**2 + 1),
+            sum_limit=Fraction(1 << 15),
+            rate=Fraction(1, 10000),
+            given="0.weight",
+        )
     with pytest.raises(RangeError, match="too many"):
         make_plan(
             [Layer(5, 60_000, True), Layer(60_000, 3, True)],
