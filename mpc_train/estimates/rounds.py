@@ -2,8 +2,7 @@
 
 All that grows is a number of vectors of the update's size, so nothing is rehearsed. How many each
 process holds at once was counted in the program and compared with real runs, which
-`tests/bench/federated.py` repeats. Sums of squares, comparisons and labels come to the bytes of
-`_CHECKED`.
+`tests/bench/federated.py` repeats; so were the bytes of comparisons.
 """
 
 from __future__ import annotations
@@ -24,10 +23,29 @@ TRAINING_BYTES = 20_000_000
 """What PyTorch takes at a node that trains."""
 _HELD = {"owner": 5, "first": 6, "other": 5, "dealer": 3}
 """Vectors at once; at the first evaluator besides the updates of owners that run no node."""
-_MOST_CHECKED = 5120
-"""As many numbers of an update are compared, or sums of its numbers."""
-_CHECKED = {"evaluator": 27, "dealer": 80}
-"""Bytes for each of them: from an evaluator to each other one, and from the dealer in all."""
+_SUMS = 5120
+"""As many numbers of an update are compared, or sums of them if it has more."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Checks:
+    """Bytes that comparisons take in a round: at all, for each owner, for each number that is
+    compared, and in addition where it is a sum."""
+
+    each_round: int
+    owner: int
+    number: float
+    summed: float
+
+    def bytes_of(self, owners: int, size: int) -> int:
+        number = self.number + self.summed * (size > _SUMS)
+        return self.each_round + owners * (self.owner + round(number * min(size, _SUMS)))
+
+
+_OPENED = _Checks(420, 140, 8.8, 8)
+"""From an evaluator to each other one."""
+_DEALT = _Checks(390, 520, 63.3, 0)
+"""From the dealer to all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,30 +72,24 @@ def _cost(job: Job, name: str) -> RoundsCost:
     if name in job.visitors:
         memory = OWNER_BYTES + _HELD["owner"] * vector
         return RoundsCost(memory, 0, vector, vector)
-    inside = [owner for owner in job.owners if owner in job.nodes]
-    checked = len(job.owners) * min(size, _MOST_CHECKED)
+    inside = sum(owner != name and owner in job.nodes for owner in job.owners)
+    dealt = _DEALT.bytes_of(len(job.owners), size)
     memory = PROGRAM_BYTES
     if owns:
         memory += TRAINING_BYTES + _HELD["owner"] * vector
     if name == job.dealer:
         memory += _HELD["dealer"] * vector
-        summand = vector
-        sent = summand + _CHECKED["dealer"] * checked
-        sent += len(job.evaluators) * vector if owns else 0
-        received = vector if owns else 0
-        return RoundsCost(memory, 0, sent, received)
-    group = 8 * min(GROUP_WORDS, len(job.owners) * size)
-    memory += 2 * group + _HELD["first" if name == first else "other"] * vector
-    exchanged = others * _CHECKED["evaluator"] * checked
-    sent = received = exchanged
+        sent = vector + dealt + (len(job.evaluators) * vector if owns else 0)
+        return RoundsCost(memory, 0, sent, vector if owns else 0)
+    memory += 16 * min(GROUP_WORDS, len(job.owners) * size)
+    memory += _HELD["first" if name == first else "other"] * vector
+    sent = received = others * _OPENED.bytes_of(len(job.owners), size)
     sent += others * vector if owns else 0
-    received += vector * sum(owner != name for owner in inside) + vector // len(job.evaluators)
-    received += _CHECKED["dealer"] * checked // len(job.evaluators)
+    received += inside * vector + (vector + dealt) // len(job.evaluators)
     if name == first:
-        memory += away * vector
-        sent += away * (others + 1) * vector + vector * sum(owner != name for owner in inside)
+        # What owners that come and go send and fetch, and the others' masked summands.
+        sent += away * (others + 1) * vector + inside * vector
         received += (away + others) * vector
+        memory += away * vector
         return RoundsCost(memory, job.federated.rounds * vector, sent, received)
-    sent += vector
-    received += away * vector + (vector if owns else 0)
-    return RoundsCost(memory, 0, sent, received)
+    return RoundsCost(memory, 0, sent + vector, received + away * vector + (vector if owns else 0))

@@ -20,12 +20,14 @@ def test_what_a_round_sends_and_keeps(tmp_path: Path, module: str, sizes: str) -
     job = federated_job(tmp_path, module=module, sizes=sizes, rounds="2")
     house = House(job, tmp_path, tables_of(job))
     found, costs = house.run(), rounds_costs(job)
-    for name in job.nodes:
-        sent = found[name]["bytes_sent"] / 2
-        assert costs[name].sent_bytes == pytest.approx(sent, rel=0.1), name
     size = sum(prod(shape) for _, shape in job.plain.tensors) + (sizes == '"secret"')
     for name in job.visitors:
         assert costs[name].sent_bytes == costs[name].received_bytes == 8 * size
+    for name in job.nodes:
+        sent = found[name]["bytes_sent"] / 2
+        if name == "ann":  # what she hands to owners that come and go is not on the nodes' channel
+            sent += len(job.visitors) * 8 * size
+        assert costs[name].sent_bytes == pytest.approx(sent, rel=0.1), name
     kept = sum(len(data) for data in house.shelves["ann"]._found.values())
     assert disk_needs(job)["ann"][0] == pytest.approx(kept, rel=0.2)
 
