@@ -20,7 +20,7 @@ from mpc_train.jobs.job import Job
 from mpc_train.privacy.accounting import privacy_of, row_clip
 from mpc_train.privacy.clip_plan import clipped_by_owners, deviation, grid_bits, unit_of
 from mpc_train.twin.setup import Loss
-from protocols.arrays import Octets
+from protocols.arrays import Octets, Reals
 from protocols.noise import gaussian
 from protocols.noise.banded import PRECISION, bands
 
@@ -44,13 +44,18 @@ class Curator:
 
     def noise(self, job: Job, count: int, bits: int) -> torch.Tensor:
         """float64[count] in the units of the sum of gradients; bits: of the grid."""
-        variance = (deviation(job) * (1 << bits)) ** 2
+        return torch.from_numpy(self.drawn(job, deviation(job), count, bits)) * float(unit_of(job))
+
+    def drawn(self, job: Job, sigma: Fraction, count: int, bits: int) -> Reals:
+        """float64[count] for the dealer's deviation `sigma`, in its units."""
+        variance = (sigma * (1 << bits)) ** 2
         words = gaussian.numbers(variance, count, self.draw).astype(np.float64)
         if not self.central:
             for _ in job.evaluators:
                 part: Fraction = variance / len(job.evaluators)
                 words += gaussian.numbers(part, count, self.draw)
-        return torch.from_numpy(np.ldexp(words, -bits)) * float(unit_of(job))
+        found: Reals = np.ldexp(words, -bits)
+        return found
 
 
 def private_gradients(
