@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING
 
 from mpc_train.base.bounds import WORD_BITS, bit_length
 from mpc_train.errors import JobError
-from mpc_train.jobs.schedule import learning_rate, steps_per_epoch, total_steps
+from mpc_train.jobs.schedule import is_newton, learning_rate, steps_per_epoch, total_steps
+from mpc_train.privacy import newton
 from mpc_train.privacy.accounting import LEAST_DEVIATION, ROUNDED_PART, sensitivity
 from mpc_train.privacy.clip_plan import (
+    WILD_BITS,
     clip_plan,
     clipped_by_owners,
     deviation,
@@ -20,7 +22,17 @@ from mpc_train.privacy.clip_plan import (
     sum_limit,
     unit_of,
 )
+from mpc_train.privacy.newton import LEAST_BITS
 from mpc_train.privacy.statistics import SUM_BITS, statistics_plan
+from mpc_train.regression.iteration import followed_bits
+from mpc_train.regression.noise import Noise, noise_of
+from mpc_train.regression.scales import (
+    COARSE_SCALE_BITS,
+    COEFFICIENT_BITS,
+    PREDICTOR_BITS,
+    Scales,
+)
+from mpc_train.regression.settings import sizes_of
 from mpc_train.training.rates import MIN_RATE_BITS, rate_bits
 from mpc_train.training.setup import moments
 from protocols.errors import RangeError
@@ -34,6 +46,9 @@ if TYPE_CHECKING:
 def check_noise(job: Job) -> None:
     """Raise JobError that says what does not fit and what to change."""
     if not job.privacy or not job.trains:
+        return
+    if is_newton(job):
+        _check_newton(job)
         return
     try:
         if clipped_by_owners(job):
@@ -59,6 +74,85 @@ def check_noise(job: Job) -> None:
         )
     if clipped_by_owners(job):
         _check_steps(job, mean)
+
+
+def _check_newton(job: Job) -> None:
+    """Raise JobError unless the sums of Newton steps are as `mpc_train.privacy.newton` has them."""
+    noise = noise_of(job)
+    assert noise is not None
+    try:
+        input_norm(job)
+        sizes = sizes_of(job)
+        if job.model.kind == "linear":
+            followed_bits(sizes)
+    except RangeError as error:
+        raise JobError(
+            f"privacy: {error}; lower privacy.clip, privacy.clip_label or "
+            "fixed_point.activation_limit if numbers do not fit"
+        ) from error
+    _check_ridge(job, noise)
+    bounds, varying = sizes.bounds, job.model.kind != "linear"
+    if min(sizes.input_bits, sizes.weight_bits if varying else LEAST_BITS) < LEAST_BITS:
+        raise JobError(
+            "privacy.clip: inputs and weights of rows would have less than "
+            f"{LEAST_BITS} fractional bits beside so much noise; lower it, or raise epsilon"
+        )
+    # The least deviations of one evaluator, each on its grid.
+    whole = 2 * sizes.input_bits + sizes.weight_bits
+    parts = [
+        noise.gradient**2 * (1 << 2 * (sizes.input_bits + PREDICTOR_BITS)),
+        noise.information**2 / 2 * (1 << 2 * whole),
+    ]
+    if noise.labels:
+        parts.append(noise.labels**2 * (1 << 2 * PREDICTOR_BITS))
+    if min(parts) / len(job.evaluators) < LEAST_DEVIATION**2:
+        raise JobError(
+            "privacy.clip: the noise of one evaluator would have a standard deviation of less than "
+            f"{LEAST_DEVIATION} steps of the fixed point; raise it, or lower epsilon"
+        )
+    # Blocks after the first are rounded by themselves, in each element of g and H.
+    norm, columns = newton.row_norm(job), bounds.columns
+    fine = Fraction(2) ** (sizes.count + sizes.gradient - sizes.gradient_bits)
+    coarse = Fraction(2) ** (sizes.count + sizes.diagonal - sizes.moment_bits)
+    gradient = newton.ROUNDING * fine * (isqrt(columns) + 1)
+    information = newton.ROUNDING * coarse * columns
+    least = min(
+        norm * newton.most_residual(job) / gradient,
+        norm**2 * newton.most_weight(job) / information,
+    )
+    if bounds.rows > sizes.block and least * newton.ROUNDED_PART < 1:
+        raise JobError(
+            "privacy.clip: sums over so many rows and columns are rounded too coarsely beside what "
+            "one row changes; raise it, or lower data.limit"
+        )
+    if varying:
+        _check_predictor(job, sizes)
+
+
+def _check_ridge(job: Job, noise: Noise) -> None:
+    least = newton.least_ridge(job, noise.information)
+    if Fraction(job.train.optimizer.l2) < least:
+        raise JobError(
+            f"train.optimizer.l2: at least {float(least):g}, so that a matrix with this much noise "
+            "has an inverse; or use fewer inputs or more rows, lower privacy.clip, or raise "
+            "epsilon"
+        )
+
+
+def _check_predictor(job: Job, sizes: Scales) -> None:
+    """Raise JobError unless no coefficients lead a linear predictor, or a step, out of the ring:
+    residuals and weights would then not have their bounds."""
+    bounds = sizes.bounds
+    longest = newton.row_norm(job) * bounds.coefficient * (isqrt(bounds.columns) + 1)
+    room = bit_length(longest) + sizes.input_bits + COEFFICIENT_BITS <= WORD_BITS
+    # A word after a truncation by 6 bits or more is below 2^60 and can be compared, whatever went
+    # in.
+    shift = COARSE_SCALE_BITS + sizes.direction_bits + sizes.unit - COEFFICIENT_BITS
+    if not room or shift < WILD_BITS - 60:
+        raise JobError(
+            "fixed_point.activation_limit: coefficients up to it could lead a linear predictor out "
+            "of the ring; lower it, or privacy.clip"
+        )
 
 
 def _check_deviation(job: Job) -> None:

@@ -21,6 +21,7 @@ from mpc_train.privacy.accounting import (
     training_epsilon,
 )
 from mpc_train.privacy.costs import Refusal, entries, total
+from mpc_train.privacy.newton import NOISY
 from mpc_train.privacy.words import table
 from protocols.noise.banded import MOST_BANDS
 
@@ -28,6 +29,8 @@ MIN_EPSILON, MAX_EPSILON = Decimal("0.01"), 20
 """Above, a promise allows conclusions that are half a billion times as likely."""
 MIN_DELTA, MAX_DELTA = Decimal("1e-12"), Decimal("0.01")
 MIN_CLIP, MAX_CLIP = Decimal("0.001"), 1024
+MAX_COUNT = 1 << 12
+"""The mean of counts, with which a Poisson regression begins, is found up to this."""
 MAX_ROWS_OF_UNIT = 1_000_000
 LEAST_SHARE = Decimal("0.01")
 """Below, statistics or training would have more than ten times the noise of the whole budget."""
@@ -51,7 +54,7 @@ def check_privacy(job: Job) -> None:
         _check_budget,
         _check_unit,
         _check_clip,
-        _check_steps,
+        _check_newton,
         _check_bands,
         _check_statistics,
         _check_identifiers,
@@ -181,13 +184,53 @@ def _check_clip(job: Job, privacy: Privacy) -> None:
         )
 
 
-def _check_steps(job: Job, _: Privacy) -> None:
-    if is_newton(job):
+def _check_newton(job: Job, privacy: Privacy) -> None:
+    """What Newton steps with noise take."""
+    key, kind, settings = "privacy.clip_label", job.model.kind, job.train.optimizer
+    labels = is_newton(job) and kind in ("linear", "poisson")
+    if not labels and privacy.clip_label is not None:
+        raise JobProblem(
+            key,
+            "bounds labels in Newton steps of a linear or Poisson regression; remove it: "
+            "privacy.clip alone bounds what each unit adds",
+        )
+    if not is_newton(job):
+        return
+    if kind not in NOISY:
         raise JobProblem(
             "train.optimizer.name",
-            "there is no noise for Newton steps; with [privacy] train a regression in steps, with "
-            'name = "sgd" or "adam"',
+            f"there is no noise for Newton steps of a {kind} regression, whose residuals have no "
+            f"useful bound; with [privacy] take one of {', '.join(NOISY)}",
         )
+    if settings.l1:
+        raise JobProblem(
+            "train.optimizer.l1",
+            "with [privacy] Newton steps have an L2 penalty alone, which keeps a matrix with noise "
+            "invertible; write l2 instead",
+        )
+    for where, there, what in (
+        ("prepare", bool(job.pipeline.secret), "secret statistics of [prepare]"),
+        ("prepare.interactions", bool(job.pipeline.interactions), "products of inputs"),
+        ("data.partition", job.data.partition != "rows", "columns of several owners"),
+        ("data.weight", bool(job.weight), "weights of rows"),
+    ):
+        if there:
+            raise JobProblem(
+                where,
+                f"with [privacy] and Newton steps no owner can bound a row with {what}, and norms "
+                "are not computed over shares for these steps; train by steps of gradients "
+                "(optimizer = sgd or adam), or do without",
+            )
+    if labels and privacy.clip_label is None:
+        raise JobProblem(
+            key,
+            "declare how large a label counts at most, centred and scaled, like clip_label = 1: "
+            "without it there is no bound on what one unit changes",
+        )
+    if privacy.clip_label is not None:
+        most = MAX_COUNT if kind == "poisson" else MAX_CLIP
+        if not MIN_CLIP <= number(key, privacy.clip_label) <= most:
+            raise JobProblem(key, f"between {MIN_CLIP} and {most}")
 
 
 def _check_bands(job: Job, privacy: Privacy) -> None:
@@ -196,7 +239,9 @@ def _check_bands(job: Job, privacy: Privacy) -> None:
         raise JobProblem(key, "nothing is trained; remove it")
     if not 1 <= bands <= MOST_BANDS:
         raise JobProblem(key, f"between 1 and {MOST_BANDS}")
-    if bands > 1 and not is_newton(job) and bands > steps_per_epoch(job):
+    if bands > 1 and is_newton(job):
+        raise JobProblem(key, "the noise of each Newton step is independent; remove it")
+    if bands > 1 and bands > steps_per_epoch(job):
         raise JobProblem(
             key,
             f"an epoch has {steps_per_epoch(job)} steps, so that a row would be in two of {bands} "
@@ -230,9 +275,15 @@ def _check_numbers(job: Job) -> None:
         raise JobProblem(
             "privacy.delta",
             "too small for this ε and so many weights and steps: the sampler of the noise is not "
-            "exact enough; raise delta, or lower epsilon or "
-            + ("train.federated.rounds" if job.federates else "train.epochs"),
+            "exact enough; raise delta, or lower epsilon or " + _repeated(job),
         )
+
+
+def _repeated(job: Job) -> str:
+    """The key that says how often a training adds noise."""
+    if is_newton(job):
+        return "train.optimizer.steps"
+    return "train.federated.rounds" if job.federates else "train.epochs"
 
 
 def _mixing(job: Job) -> list[tuple[str, bool, str]]:

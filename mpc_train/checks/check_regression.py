@@ -19,9 +19,10 @@ MAX_INPUTS = 300
 def check_kind(job: Job) -> None:
     """Raise JobProblem if the kind of model, the optimizer and `[reveal]` contradict each other."""
     if job.model.kind in LOGARITHMIC and not is_newton(job):
-        raise JobProblem(
-            "train.optimizer.name", f'a {job.model.kind} model is trained by name = "newton"'
-        )
+        why = f'a {job.model.kind} model is trained by name = "newton"'
+        if job.model.kind == "poisson":
+            why += '; one in steps of gradients is kind = "linear" with loss.name = "poisson"'
+        raise JobProblem("train.optimizer.name", why)
     if job.reveal.statistics and not is_newton(job):
         raise JobProblem("reveal.statistics", 'standard errors come from name = "newton"')
 

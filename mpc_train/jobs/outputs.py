@@ -11,7 +11,7 @@ from mpc_train.jobs.audience import GLOBAL, OWN, RANGE, TRAINING_COUNTS, WITHIN,
 from mpc_train.jobs.job import Job
 from mpc_train.jobs.reveal import Metric
 from mpc_train.jobs.sealed import (
-    CHANGE,
+    of_solution,
     preparation_shapes,
     regression_shapes,
     sealed_tensors,
@@ -120,7 +120,7 @@ def words_for(job: Job, output: str) -> tuple[Word, ...]:
     Every meaning of the name counts: a tensor with the name of a metric needs both words.
     """
     words: list[Word] = []
-    if output in regression_shapes(job) and output != CHANGE:
+    if output in regression_shapes(job) and not of_solution(job, output):
         words.append(Word("disclosures", "statistics"))
     elif output in sealed_tensors(job):
         words += [Word("recipients", name) for name in job.recipients]
@@ -151,7 +151,7 @@ def clause(job: Job, output: str) -> str:
     if output in preparation_shapes(job.pipeline):
         return "prepare"
     if output in regression_shapes(job):
-        return "job.recipients" if output == CHANGE else "reveal.statistics"
+        return "job.recipients" if of_solution(job, output) else "reveal.statistics"
     metric, own, _ = output.partition(OWN)
     if metric in get_args(Metric):
         return "reveal.per_party" if own else "reveal.metrics"

@@ -61,8 +61,9 @@ class Privacy(Strict, frozen=True):
     """The largest norm of what one unit adds to the sum of gradients of an epoch: each of its rows
     is clipped to `clip / most_rows`. In the units of the loss, for a row and not for a mean over a
     batch. With `data.weight`, times the largest weight of its declared range, which takes as many
-    times the noise. Needed by a job that trains; one that federates has `train.federated.clip`
-    instead."""
+    times the noise. With Newton steps: the largest norm of all inputs of one unit's rows together,
+    each with the 1 of its intercept. Needed by a job that trains; one that federates has
+    `train.federated.clip` instead."""
     unit: str = ROW
     """Whom the guarantee is for: "row", or the identifier of `data.split_by` (a patient with all
     rows that one owner has of them). In a federated job: "owner"."""
@@ -71,6 +72,9 @@ class Privacy(Strict, frozen=True):
     bands: int = 1
     """So many steps' noise depends on one another, so that less of it adds up over a training; rows
     are then in the same order in every epoch. 1: the noise of each step is independent."""
+    clip_label: Decimal | None = None
+    """With Newton steps of a linear or Poisson regression: owners move labels that are larger in
+    magnitude to this; in the units of the centred and scaled label."""
 
     identifiers: Identifiers | msgspec.UnsetType = msgspec.UNSET
     """For owners whose records are linked: "unprotected" means that which table has which

@@ -193,10 +193,19 @@ def total_steps(job: Job) -> int:
     if job.federates:
         return job.federated.rounds * round_steps(job)
     if is_newton(job):
-        exact = job.model.kind == "linear" and not job.train.optimizer.l1
-        usual = 12 if job.model.kind in ("poisson", "gamma") else 8
-        return job.train.optimizer.steps or (3 if exact else usual)
+        return job.train.optimizer.steps or _usual_steps(job)
     return job.train.epochs * steps_per_epoch(job)
+
+
+def _usual_steps(job: Job) -> int:
+    """Newton steps of a job that does not say how many. With `[privacy]` those of a linear model
+    are over the same noisy sums, and all others pay for each."""
+    kind = job.model.kind
+    if job.privacy:
+        return {"linear": 8, "logistic": 3}.get(kind, 4)
+    if kind == "linear" and not job.train.optimizer.l1:
+        return 3
+    return 12 if kind in ("poisson", "gamma") else 8
 
 
 def batches(job: Job, epoch: int) -> list[NDArray[np.int64]]:

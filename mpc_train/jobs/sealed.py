@@ -37,12 +37,20 @@ def preparation_shapes(pipeline: Pipeline) -> dict[str, tuple[int, ...]]:
     return found
 
 
+def of_solution(job: Job, output: str) -> bool:
+    """Whether `output` says how a regression's equations were solved, and nothing of errors."""
+    return output in regression_shapes(job) and (output == CHANGE or not job.reveal.statistics)
+
+
 def regression_shapes(job: Job) -> dict[str, tuple[int, ...]]:
-    """What a regression seals besides the model's tensors."""
+    """What a regression seals besides the model's tensors. With `[privacy]` also how far the
+    matrices of its steps, with their noise, could not be inverted."""
     if not is_newton(job):
         return {}
     columns = (job.widths[0] + 1,)
     found: dict[str, tuple[int, ...]] = {CHANGE: columns}
+    if job.privacy:
+        found[DEPENDENCE] = columns
     if job.reveal.statistics:
         found |= {SCALE: columns, INFLATION: columns, DEPENDENCE: columns}
         if job.model.kind in DISPERSED:

@@ -39,11 +39,13 @@ class Optimizer(Strict, frozen=True):
     """adam, adamw and rmsprop: added as its square under the root, √(v + ε²)."""
     steps: int = 0
     """newton; if omitted: 3 for a linear model without l1, 12 for poisson and gamma, otherwise
-    8."""
+    8. With `[privacy]`, where each step of another model than a linear one costs: 8 for a linear
+    model, 3 for a logistic and 4 for a poisson one."""
     l1: Decimal = Decimal(0)
     """newton: l1 · Σ|w| is added to the mean loss."""
     l2: Decimal = Decimal(0)
-    """newton: l2 / 2 · Σw² is added to the mean loss."""
+    """newton: l2 / 2 · Σw² is added to the mean loss. Needed with `[privacy]`: `job check` says how
+    much, so that a matrix with noise has an inverse."""
     log_range: tuple[Decimal, Decimal] = (Decimal(-4), Decimal(4))
     """newton, poisson and gamma: range of the logarithms of means; values outside are moved to the
     nearer end."""

@@ -1,6 +1,7 @@
 """Rows that their owner clips to a norm, where that alone bounds what a row can do, and weights.
 
-The gradient of a logistic regression is a row's inputs times its residual, which is at most 1. So
+The gradient of a logistic regression is a row's inputs times its residual, which is at most 1, and
+the sums of Newton steps are bounded by inputs and labels (`mpc_train.privacy.newton`). So
 an owner scales down its own training rows that are too long, before they leave it as shares. It has
 to: nobody else sees them. An owner that runs other software can provide a longer row. What that row
 gives away is the owner's own; other rows keep their noise and their bound.
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 
 from mpc_train.jobs.schedule import training_of
 from mpc_train.privacy.clip_plan import clipped_by_owners, input_norm
+from mpc_train.privacy.newton import label_bound
 from protocols.arrays import Reals
 
 if TYPE_CHECKING:
@@ -37,6 +39,23 @@ def weights_of(job: Job, weights: Reals) -> Reals:
         return weights
     parts: Reals = np.clip(weights / float(job.most_weight), 0, 1)
     return parts
+
+
+def clipped_labels(job: Job, owner: str, labels: Reals, first: int) -> Reals:
+    """`labels` [rows] of an owner, from its row `first` on, with those of training rows moved to
+    the job's bound."""
+    if not job.privacy or not job.trains or job.privacy.clip_label is None:
+        return labels
+    mine = training_of(job, owner) - job.first_row(owner) - first
+    return bounded_labels(job, labels, mine[(mine >= 0) & (mine < len(labels))])
+
+
+def bounded_labels(job: Job, labels: Reals, rows: NDArray[np.int64]) -> Reals:
+    """A copy of `labels` in which those of these rows are at most the job's bound in magnitude."""
+    most = float(label_bound(job))
+    found = labels.copy()
+    found[rows] = np.clip(found[rows], -most, most)
+    return found
 
 
 def clipped_rows(job: Job, features: Reals, rows: NDArray[np.int64]) -> Reals:

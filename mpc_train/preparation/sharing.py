@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from mpc_train.jobs.schedule import split, training_of
 from mpc_train.owners.cells import WORD_BITS, cells, halves
 from mpc_train.owners.local import STATISTICS, SUMS, Local, least_filled, partials, sums
-from mpc_train.owners.row_norms import clipped, weights_of
+from mpc_train.owners.row_norms import clipped, clipped_labels, weights_of
 from mpc_train.preparation.combined import parameters
 from mpc_train.preparation.fitted import Parameters
 from mpc_train.preparation.noisy import Sums, noisy_parameters, noisy_sums
@@ -122,7 +122,9 @@ def brought(job: Job, owner: str, table: Table) -> Brought:
             job, clipped(job, owner, table.features[rows], rows.start)
         ),
         "fine": lambda rows: halves(cells(pipeline, table.features[rows]), WORD_BITS)[1],
-        "labels": lambda rows: label_matrix(job, table.labels[rows]),
+        "labels": lambda rows: label_matrix(
+            job, clipped_labels(job, owner, table.labels[rows], rows.start)
+        ),
         "weights": lambda rows: weights_of(job, table.weights[rows]).reshape(-1, 1),
         "present": lambda rows: table.present[rows],
         "statistics": lambda rows: statistics[rows],

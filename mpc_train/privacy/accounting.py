@@ -10,6 +10,8 @@ and nothing is counted for it.
 its weight says, and its gradient times that is clipped to w times the usual norm: so Δ is w · C.
 Owners share weights in parts of w, at most 1 whatever they have read, so that nothing else changes.
 
+**Newton steps** are Gaussian mechanisms on the sums of each step, see `privacy.newton`.
+
 **Federated rounds.** A unit is an owner. The norm of its update is at most C, whatever its rows
 are, and the sum of a round counts it w times: one Gaussian mechanism a round with sensitivity w ·
 C, for the largest w of the job, also though an update depends on the noisy models of the rounds
@@ -86,7 +88,8 @@ from fractions import Fraction
 from math import exp, log, prod, sqrt
 from typing import TYPE_CHECKING
 
-from mpc_train.jobs.schedule import total_steps, training_sizes
+from mpc_train.jobs.schedule import is_newton, total_steps, training_sizes
+from mpc_train.privacy import newton
 from mpc_train.privacy.library import epsilon_of_gaussian, least_multiplier
 from protocols.noise.banded import square
 
@@ -127,7 +130,10 @@ def privacy_of(job: Job) -> Privacy:
 
 
 def mechanisms(job: Job) -> int:
-    """How many Gaussian mechanisms a training is: one an epoch, or one a federated round."""
+    """How many Gaussian mechanisms a training is: one an epoch, one a federated round, or the sums
+    of Newton steps."""
+    if is_newton(job):
+        return newton.releases(job)
     return job.federated.rounds if job.federates else job.train.epochs
 
 
@@ -137,7 +143,10 @@ def sensitivity(job: Job) -> Fraction:
     before rounding to the grid.
 
     Of a federated job, how much one owner changes the weighted sum of a round, in units of weights.
+    With Newton steps, how much one unit changes the gradient of a step.
     """
+    if is_newton(job):
+        return newton.changes_of(job).gradient
     if job.federates:
         return changes(job) * Fraction(job.federated.clip)
     return _changes(privacy_of(job)) * _clip(job)
@@ -188,7 +197,9 @@ def noise_multiplier(job: Job) -> Fraction:
 def counted_square(job: Job) -> Fraction:
     """The sum of squared sensitivities of all mechanisms of the training, in that of one epoch, as
     it is set against noise of which GRID_PART is not counted. With bands: times their square, and
-    ROUNDED_PART more for rounding."""
+    ROUNDED_PART more for rounding. With Newton steps: each sum is one, with what is rounded."""
+    if is_newton(job):
+        return mechanisms(job) * (1 + newton.ROUNDED_PART) ** 2 / (1 - GRID_PART)
     bands = privacy_of(job).bands
     longer = square(bands) * (1 + ROUNDED_PART) ** 2 if bands > 1 else Fraction(1)
     return mechanisms(job) * longer / (1 - GRID_PART)
@@ -249,6 +260,8 @@ def _numbers(job: Job) -> int:
     """How many numbers all nodes draw from discrete Gaussians."""
     if job.federates:
         drawn = mechanisms(job) * sum(prod(shape) for _, shape in job.plain.tensors)
+    elif is_newton(job):
+        drawn = newton.numbers(job)
     else:
         drawn = total_steps(job) * sum(prod(shape) for shape in job.shapes.values())
         if job.has_noisy_statistics:

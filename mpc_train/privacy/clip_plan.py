@@ -41,9 +41,10 @@ from math import isqrt, prod
 from typing import TYPE_CHECKING
 
 from mpc_train.base.bounds import WORD_BITS, bit_length
-from mpc_train.jobs.schedule import learning_rate
+from mpc_train.jobs.schedule import is_newton, learning_rate
 from mpc_train.jobs.training import is_frozen, loss_name
 from mpc_train.privacy.accounting import noise_multiplier, privacy_of, row_clip, sensitivity
+from mpc_train.privacy.newton import LEAST_BITS
 from protocols.errors import RangeError
 from protocols.noise.banded import spread
 from protocols.noise.limits import TAIL
@@ -187,9 +188,12 @@ def squares_fit(input_square: Fraction, fraction_bits: int) -> bool:
 
 def clipped_by_owners(job: Job) -> bool:
     """Whether a row's gradient is bounded by its inputs alone, which its owner knows and clips:
-    that of a logistic regression is at most ‖x‖, because no residual is larger than 1. An owner
-    knows no inputs that are products of others, or follow from secret statistics, and none of the
-    columns that others have of its rows."""
+    that of a logistic regression is at most ‖x‖, because no residual is larger than 1. Newton steps
+    of all regressions have bounded residuals and weights (`privacy.newton`). An owner knows no
+    inputs that are products of others, or follow from secret statistics, and none of the columns
+    that others have of its rows."""
+    if is_newton(job):
+        return True
     plain = job.model.kind == "logistic" and job.model.network is None
     loss = loss_name(job) == "bce" and job.train.loss.positive_weight == 1
     return plain and loss and job.data.partition == "rows" and job.pipeline.trivial
@@ -202,19 +206,22 @@ def most_residual(fraction_bits: int) -> Fraction:
 
 
 def input_norm(job: Job) -> Fraction:
-    """The norm to which owners clip the inputs of a logistic regression's rows, a little downwards:
-    with the 1 of the intercept, and times the residual, it is the norm of a row's gradient.
+    """The norm to which owners clip the inputs of a regression's rows, a little downwards: with
+    the 1 of the intercept, and times the residual, it is the norm of a row's gradient. For Newton
+    steps it is that of a row, with room for words of fewer bits (`privacy.newton`).
 
     RangeError if the intercept alone is beyond it.
     """
-    most = row_clip(job) / job.most_weight / most_residual(job.fraction_bits)
-    if most**2 <= 1 + Fraction(1, 64):
+    steps = is_newton(job)
+    most = row_clip(job) / job.most_weight / (1 if steps else most_residual(job.fraction_bits))
+    rounding = Fraction(isqrt(job.widths[0]) + 1, 1 << LEAST_BITS) if steps else Fraction(0)
+    if most**2 <= (1 + rounding) ** 2 + Fraction(1, 64):
         raise RangeError(
-            "the gradient of a logistic regression's intercept has a norm of 1 alone: privacy.clip "
+            "the gradient of a regression's intercept has a norm of 1 alone: privacy.clip "
             "has to be above 1 for each row of a unit"
         )
     scale = 1 << 30
-    return Fraction(isqrt(int((most**2 - 1) * scale**2)), scale)
+    return Fraction(isqrt(int((most**2 - 1) * scale**2)), scale) - rounding
 
 
 def grid_bits(job: Job) -> int:

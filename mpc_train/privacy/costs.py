@@ -13,7 +13,13 @@ from typing import TYPE_CHECKING, Literal
 
 from mpc_train.jobs.audience import GLOBAL, OWN, RANGE, TRAINING_COUNTS, WITHIN, fold_outputs
 from mpc_train.jobs.outputs import disclosed_on_the_way, leaving
-from mpc_train.jobs.sealed import CHANGE, preparation_shapes, regression_shapes, sealed_tensors
+from mpc_train.jobs.schedule import is_newton
+from mpc_train.jobs.sealed import (
+    of_solution,
+    preparation_shapes,
+    regression_shapes,
+    sealed_tensors,
+)
 from mpc_train.privacy.accounting import budget, counts_cost, privacy_of, training_epsilon
 from mpc_train.privacy.clip_plan import clipped_by_owners
 from mpc_train.privacy.library import epsilon_of
@@ -191,10 +197,11 @@ def _composed(job: Job, pure: list[Fraction]) -> float:
 def _model(job: Job) -> list[Cost]:
     """All that follows from the steps of training."""
     sealed = sealed_tensors(job)
-    names = [name for name in sealed if name in job.shapes]
+    names = [name for name in sealed if name in job.shapes or of_solution(job, name)]
     if not job.trains:
         return []
-    how = "Gaussian noise in every step; all that follows from the weights costs nothing more"
+    which = "on the sums of Newton steps" if is_newton(job) else "in every step"
+    how = f"Gaussian noise {which}; all that follows from the weights costs nothing more"
     # The noise is computed so that it costs this at most, and nearly this (`accounting`).
     return [Cost(MODEL, "training", _left_for_training(job), how, tuple(names))]
 
@@ -294,14 +301,13 @@ def _statistics(job: Job) -> list[Cost]:
 
 
 def _regression(job: Job) -> list[Refusal]:
-    """What a regression by Newton steps seals besides the model."""
-    sealed, why = sealed_tensors(job), "follows from Newton steps, for which there is no noise"
+    """What a regression by Newton steps seals besides the model: how its noisy equations were
+    solved follows from them, errors do not."""
+    sealed = sealed_tensors(job)
     return [
-        Refusal(name, "train.optimizer.name", why)
-        if name == CHANGE
-        else Refusal(name, *REFUSED["statistics"])
+        Refusal(name, *REFUSED["statistics"])
         for name in regression_shapes(job)
-        if name in sealed
+        if name in sealed and not of_solution(job, name)
     ]
 
 

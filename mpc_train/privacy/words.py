@@ -11,7 +11,7 @@ from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
 from mpc_train.jobs.privacy import ROW
-from mpc_train.jobs.schedule import steps_per_epoch, total_steps
+from mpc_train.jobs.schedule import is_newton, steps_per_epoch, total_steps
 from mpc_train.privacy.accounting import (
     counts_cost,
     epsilon_of_statistics,
@@ -24,6 +24,7 @@ from mpc_train.privacy.accounting import (
     sensitivity,
 )
 from mpc_train.privacy.costs import Cost, costs, total
+from mpc_train.privacy.newton import changes_of, label_bound, row_norm
 from mpc_train.privacy.statistics import statistics_plan
 from protocols.noise.banded import MOST_BANDS, left_over
 
@@ -150,6 +151,8 @@ def _clipped(job: Job) -> list[str]:
     """What each row adds at most, and over how many uses of it the noise holds."""
     if not job.trains:
         return []
+    if is_newton(job):
+        return [_solved(job)]
     count = mechanisms(job)
     if job.federates:
         weight = largest_weight(job)
@@ -168,6 +171,23 @@ def _clipped(job: Job) -> list[str]:
     ]
 
 
+def _solved(job: Job) -> str:
+    """The same of Newton steps."""
+    kind, steps = job.model.kind, total_steps(job)
+    label = "" if kind == "logistic" else f", its label to {float(label_bound(job)):g}"
+    sums = f"both sums of each of {steps} Newton steps" if steps > 1 else "both sums of the step"
+    what = "residuals times inputs, and weights times products of inputs"
+    if kind == "linear":
+        sums = "both sums over rows, which all steps share"
+        what = "labels times inputs, and products of inputs"
+    start = ", as does the sum of labels, with which the first step begins"
+    return (
+        f"The inputs of each row are clipped to norm {float(row_norm(job)):g}, the intercept's 1 "
+        f"included{label}, and {sums} ({what}) get discrete Gaussian noise"
+        f"{start if kind == 'poisson' else ''}. All rows are in each sum."
+    )
+
+
 def _banded(job: Job) -> str:
     bands = privacy_of(job).bands
     if bands == 1:
@@ -182,6 +202,15 @@ def noise_line(job: Job) -> list[str]:
     """How much noise that is. Needs the library."""
     if not (job.privacy and job.trains):
         return []
+    if is_newton(job):
+        changes = changes_of(job)
+        return wrap(
+            "The standard deviation of the noise is at least "
+            f"{float(noise_multiplier(job)):.4g} times what one unit changes at most: "
+            f"{float(changes.gradient):.4g} in a sum of residuals times inputs, and "
+            f"{float(changes.information):.4g} in one of products of inputs, in Frobenius norm.",
+            WIDTH,
+        )
     statistics = ""
     if job.has_noisy_statistics:
         deviation = float(statistics_plan(job).square) ** 0.5
@@ -244,6 +273,7 @@ def as_json(job: Job) -> dict[str, Any] | None:
         "most_rows": privacy.rows_of_unit,
         "neighbours": privacy.neighbours,
         "clip": None if clip is None else str(clip),
+        "clip_label": None if privacy.clip_label is None else str(privacy.clip_label),
         "mechanisms": mechanisms(job),
         "bands": privacy.bands,
         "spent": spent.epsilon,

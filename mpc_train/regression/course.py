@@ -1,8 +1,9 @@
 """Where a regression is, between two Newton steps or after the last one: `checkpoints.live.Course`.
 
 Between two steps these are the coefficients, and with an L1 penalty what its inner rounds go on
-from. H and what follows from it are not kept: a session computes them again at its first step. At
-the end these are the model and the other tensors that are sealed.
+from. H and what follows from it are not kept: a session computes them again at its first step.
+Noisy sums that all steps share are kept: a second version would cost the budget once more. At the
+end these are the model and the other tensors that are sealed.
 """
 
 from __future__ import annotations
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
 
 REGRESSION = "regression/"
 COEFFICIENTS = "coefficients"
+INFORMATION, GRADIENT = "information", "gradient"
+"""Of a linear regression with noise: its sums, which are taken once (`iteration.Released`)."""
+UNRESOLVED = "unresolved"
+"""With noise: how far the matrices of the steps so far could not be inverted."""
 LASSO_SCALE, LASSO_SPLIT, LASSO_DUAL = "lasso_scale", "lasso_split", "lasso_dual"
 """S, z and u of `lasso`."""
 
@@ -75,6 +80,10 @@ class RegressionCourse:
             shapes = {**self.job.shapes, **regression_shapes(self.job)}
         else:
             shapes = {COEFFICIENTS: (columns, 1)}
+            if self.job.privacy:
+                shapes[UNRESOLVED] = (columns,)
+                if self.job.model.kind == "linear":
+                    shapes |= {INFORMATION: (columns, columns), GRADIENT: (columns, 1)}
             if self.job.train.optimizer.l1:
                 shapes |= {LASSO_SCALE: (columns,), LASSO_SPLIT: (columns, 1)}
                 shapes |= {LASSO_DUAL: (columns, 1)}

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mpc_train.regression.family import Family
+from mpc_train.regression.noise import Noise
 from mpc_train.regression.rows import Rows, rows_of
 from mpc_train.regression.scales import (
     BLOCK_ROWS,
@@ -96,22 +97,25 @@ def equations(
     *,
     information: bool,
     squares: bool,
+    noise: Noise | None = None,
 ) -> Equations:
     """g and the other requested sums at `coefficients`, [columns, 1] at scale 2^COEFFICIENT_BITS.
 
+    noise: on g and H, without a round or a byte more. It is in the first block of the first chunk.
     Rounds for each chunk: 2 for the linear predictors, those of `rows_of`, 2 for g, and one more
     for H if weights vary; if rows have weights, 2 more.
     """
     totals: dict[str, Masked] = {}
-    for chunk in data:
+    for number, chunk in enumerate(data):
+        mine = None if number else noise
         x = chunk.inputs
         shift = sizes.input_bits + COEFFICIENT_BITS - PREDICTOR_BITS
         predictor = truncate(matmul(x, coefficients), shift)
         found = rows_of(family, predictor, chunk.labels, sizes.weight_bits)
         counted = found if chunk.weights is None else _counted(found, chunk.weights, sizes)
-        sums = {"gradient": _gradient(x, counted.residual, sizes)}
+        sums = {"gradient": _gradient(x, counted.residual, sizes, mine)}
         if information:
-            sums["information"] = _information(x, counted.weight, sizes)
+            sums["information"] = _information(x, counted.weight, sizes, mine)
         if squares:
             square = multiply(found.residual, found.residual)
             lowered = truncate(square, 2 * PREDICTOR_BITS - square_bits(sizes))
@@ -131,16 +135,22 @@ def _counted(rows: Rows, weights: Masked, sizes: Scales) -> Rows:
     return Rows(residual, truncate(multiply(weights, rows.weight), PREDICTOR_BITS))
 
 
-def _gradient(x: Masked, residual: Masked, sizes: Scales) -> Masked:
-    bits = sizes.input_bits + PREDICTOR_BITS + sizes.count + sizes.gradient
+def _gradient(x: Masked, residual: Masked, sizes: Scales, noise: Noise | None) -> Masked:
+    whole = sizes.input_bits + PREDICTOR_BITS
+    bits = whole + sizes.count + sizes.gradient
     blocks = _products(x, residual, sizes.block)
+    if noise is not None:
+        blocks = noise.on_gradient(blocks, whole)
     return truncate(blocks, bits - sizes.gradient_bits).sum(axis=0)
 
 
-def _information(x: Masked, weight: Masked | None, sizes: Scales) -> Masked:
+def _information(x: Masked, weight: Masked | None, sizes: Scales, noise: Noise | None) -> Masked:
     weighted = x if weight is None else remask(multiply(x, weight))
-    bits = 2 * sizes.input_bits + sizes.weight_bits + sizes.count + sizes.diagonal
+    whole = 2 * sizes.input_bits + sizes.weight_bits
+    bits = whole + sizes.count + sizes.diagonal
     blocks = _products(weighted, x, BLOCK_ROWS)
+    if noise is not None:
+        blocks = noise.on_information(blocks, whole)
     return truncate(blocks, bits - sizes.moment_bits).sum(axis=0)
 
 

@@ -9,14 +9,23 @@ from fractions import Fraction
 
 import numpy as np
 
-from mpc_train.regression.course import COEFFICIENTS, RegressionCourse
-from mpc_train.regression.equations import Data, equations
+from mpc_train.base.bounds import WORD_BITS, bit_length
+from mpc_train.regression.course import (
+    COEFFICIENTS,
+    GRADIENT,
+    INFORMATION,
+    RegressionCourse,
+)
+from mpc_train.regression.equations import Data, Equations, equations
 from mpc_train.regression.family import Family
+from mpc_train.regression.noise import Noise
 from mpc_train.regression.rows import logarithm_of_mean
 from mpc_train.regression.scales import COEFFICIENT_BITS, PENALTY_BITS, PREDICTOR_BITS, Scales
+from protocols.comparison.compare import clamped
+from protocols.errors import RangeError
 from protocols.ring.rational import mantissa
 from protocols.roles.role import Role
-from protocols.shares.arithmetic import truncate
+from protocols.shares.arithmetic import matmul, remask, truncate
 from protocols.shares.masked import Masked, concatenate, public
 
 Step = Callable[[Masked | None, Masked, Masked], tuple[Masked, Masked]]
@@ -49,33 +58,50 @@ def iterate(
     course: RegressionCourse,
     *,
     squares: bool = False,
+    noise: Noise | None = None,
 ) -> Iterated:
     """Take `steps` steps from zero, from `start`, or from where `course` is; steps count from 1.
 
     H is computed once a session if weights are constant. done: called with each step's number.
     seen: called with each change. squares: whether the last step adds up squared residuals.
+
+    noise: on all sums. If weights vary, coefficients are then moved to ± their bound after each
+    step, whatever noise did to them, in 5 rounds for [columns] numbers: residuals and weights have
+    their bounds as long as a linear predictor is in the range of the ring. If weights are constant,
+    sums are taken once, and everything else follows from these (`Released`).
     """
+    follows = noise is not None and not family.weights_vary
     change = public(role, np.zeros((sizes.bounds.columns, 1), np.int64))
     coefficients = course.values.get(COEFFICIENTS, change)
     total: Masked | None = None
+    released: Released | None = None
     first = course.begun + 1
     for number in range(first, steps + 1):
         if number > first:
             course.keep(number - 1)
         role.begin_step(number)
         if number == 1 and family.logarithmic:
-            coefficients = start(role, data, sizes)
-        sums = equations(
-            family,
-            data,
-            coefficients,
-            sizes,
-            information=number == first or family.weights_vary,
-            squares=squares and number == steps,
-        )
-        information = None if sums.information is None else ridged(sums.information, sizes)
+            coefficients = start(role, data, sizes, noise)
+        if follows:
+            released = released or Released.of(family, data, sizes, course, noise)
+            sums = released.at(coefficients, sizes, information=number == first)
+        else:
+            sums = equations(
+                family,
+                data,
+                coefficients,
+                sizes,
+                information=number == first or family.weights_vary,
+                squares=squares and number == steps,
+                noise=noise,
+            )
+        information = None
+        if sums.information is not None:
+            information = ridged(sums.information, sizes, whole=noise is not None)
         gradient = penalised(sums.gradient, coefficients, sizes)
         change, coefficients = step(information, gradient, coefficients)
+        if noise is not None and not follows:
+            coefficients = within(coefficients, sizes)
         course.values[COEFFICIENTS] = coefficients
         total = sums.squares
         seen(change)
@@ -84,21 +110,86 @@ def iterate(
     return Iterated(coefficients, change, total)
 
 
-def start(role: Role, data: Data, sizes: Scales) -> Masked:
+FOLLOWED_BITS, LEAST_FOLLOWED_BITS = 24, 14
+"""The most fractional bits of H in a product with coefficients, and the least: noise on H is far
+larger."""
+
+
+@dataclass(frozen=True, slots=True)
+class Released:
+    """The noisy sums of a linear regression at coefficients 0, from which all gradients follow:
+    g − H·β. They are taken once, also if a run goes on from a checkpoint."""
+
+    gradient: Masked
+    information: Masked
+    coarse: Masked
+    bits: int
+    """Fractional bits of `coarse`, which is H."""
+
+    @classmethod
+    def of(
+        cls,
+        family: Family,
+        data: Data,
+        sizes: Scales,
+        course: RegressionCourse,
+        noise: Noise | None,
+    ) -> Released:
+        """Those of the course, or else of the rows."""
+        if INFORMATION not in course.values:
+            zeros = public(data[0].inputs.role, np.zeros((sizes.bounds.columns, 1), np.int64))
+            sums = equations(
+                family, data, zeros, sizes, information=True, squares=False, noise=noise
+            )
+            assert sums.information is not None
+            course.values |= {INFORMATION: sums.information, GRADIENT: sums.gradient}
+        information, bits = course.values[INFORMATION], followed_bits(sizes)
+        coarse = truncate(information.shares(), sizes.moment_bits - bits)
+        return cls(course.values[GRADIENT], information, coarse, bits)
+
+    def at(self, coefficients: Masked, sizes: Scales, *, information: bool) -> Equations:
+        """The equations at these coefficients. 2 rounds."""
+        product = matmul(self.coarse, coefficients)
+        shift = self.bits + COEFFICIENT_BITS + sizes.gradient - sizes.diagonal - sizes.gradient_bits
+        moved = truncate(product, shift) if shift > 0 else remask(product.scale(1 << -shift))
+        gradient = (self.gradient - moved).narrowed(64)
+        return Equations(gradient, self.information if information else None, None)
+
+
+def followed_bits(sizes: Scales) -> int:
+    """Fractional bits of H in its product with coefficients. RangeError if these are too few."""
+    bounds = sizes.bounds
+    room = WORD_BITS - COEFFICIENT_BITS - bit_length(bounds.columns * bounds.coefficient)
+    found = min(FOLLOWED_BITS, sizes.moment_bits - 1, room)
+    if found < LEAST_FOLLOWED_BITS:
+        raise RangeError(f"coefficients up to {float(bounds.coefficient):g} of so many inputs")
+    return found
+
+
+def within(coefficients: Masked, sizes: Scales) -> Masked:
+    """Coefficients moved to ± their bound. 5 rounds."""
+    most = int(sizes.bounds.coefficient) << COEFFICIENT_BITS
+    moved, _, _ = clamped(coefficients.narrowed(64), -most, most)
+    return remask(moved)
+
+
+def start(role: Role, data: Data, sizes: Scales, noise: Noise | None = None) -> Masked:
     """The start for a logarithmic link: zeros and, as the intercept, the logarithm of the mean
     label."""
     zeros = public(role, np.zeros((sizes.bounds.columns - 1, 1), np.int64))
-    log = logarithm_of_mean([chunk.labels for chunk in data]).scale(
+    log = logarithm_of_mean([chunk.labels for chunk in data], noise).scale(
         1 << (COEFFICIENT_BITS - PREDICTOR_BITS)
     )
     return concatenate([zeros, log.reshape(1, 1)])
 
 
-def ridged(information: Masked, sizes: Scales) -> Masked:
-    """H with the L2 penalty on its diagonal, except at the intercept."""
-    whole = of_mean(sizes.bounds.ridge, sizes) * Fraction(2) ** (sizes.moment_bits - sizes.diagonal)
-    penalty = np.full(sizes.bounds.columns, round(whole), np.int64)
-    penalty[-1] = 0
+def ridged(information: Masked, sizes: Scales, *, whole: bool = False) -> Masked:
+    """H with the L2 penalty on its diagonal, except at the intercept. whole: also there, because H
+    has noise there, too; that makes the intercept's steps shorter and does not move their end."""
+    word = of_mean(sizes.bounds.ridge, sizes) * Fraction(2) ** (sizes.moment_bits - sizes.diagonal)
+    penalty = np.full(sizes.bounds.columns, round(word), np.int64)
+    if not whole:
+        penalty[-1] = 0
     return information.shift(np.diag(penalty))
 
 

@@ -22,10 +22,11 @@ from fractions import Fraction
 
 import numpy as np
 
-from mpc_train.regression.course import RegressionCourse
+from mpc_train.regression.course import UNRESOLVED, RegressionCourse
 from mpc_train.regression.equations import Data
 from mpc_train.regression.family import Family
 from mpc_train.regression.iteration import iterate
+from mpc_train.regression.noise import Noise
 from mpc_train.regression.scales import (
     COARSE_SCALE_BITS,
     COEFFICIENT_BITS,
@@ -34,7 +35,7 @@ from mpc_train.regression.scales import (
     Scales,
 )
 from protocols.functions.inverse_root import times_inverse_root
-from protocols.functions.matrix_inverse import inverse
+from protocols.functions.matrix_inverse import inverse, unresolved
 from protocols.ring.rational import ROOT_BITS, root_range
 from protocols.roles.role import Role
 from protocols.shares.arithmetic import matmul, multiply, truncate
@@ -59,13 +60,15 @@ class Fit:
 
     coefficients, change: [columns, 1] at scale 2^COEFFICIENT_BITS, the intercept last; change is
     the last step. solver: that of the last step. squares: the sum of squared residuals before the
-    last step, if the family has a dispersion.
+    last step, if the family has a dispersion. unresolved: with noise, how far the matrices of all
+    steps could not be inverted, added up, [columns] at scale 2^UNRESOLVED_BITS.
     """
 
     coefficients: Masked
     change: Masked
     solver: Solver
     squares: Masked | None
+    unresolved: Masked | None = None
 
 
 def fit(
@@ -77,10 +80,13 @@ def fit(
     done: Callable[[int], None],
     seen: Callable[[Masked], None] = lambda change: None,
     course: RegressionCourse | None = None,
+    noise: Noise | None = None,
 ) -> Fit:
-    """`steps` Newton steps, see `iterate`."""
+    """`steps` Newton steps, see `iterate`. With noise each solver is also checked, in rounds that
+    it shares with its step."""
     course = course or RegressionCourse()
     solver: Solver | None = None
+    begun = course.begun
 
     def step(
         information: Masked | None, gradient: Masked, coefficients: Masked
@@ -88,14 +94,22 @@ def fit(
         nonlocal solver
         if information is not None:
             solver = solver_of(information, sizes)
+            # Of a linear regression that goes on, the same matrix was checked before.
+            if noise is not None and (family.weights_vary or not begun):
+                rest = unresolved(solver.matrix, solver.inverse, sizes.plan)
+                before = course.values.get(UNRESOLVED)
+                course.values[UNRESOLVED] = rest if before is None else before + rest
         assert solver is not None
         change = newton_step(solver, gradient, sizes)
         return change, coefficients + change
 
-    squares = family.has_dispersion
-    end = iterate(role, family, data, sizes, steps, step, done, seen, course, squares=squares)
+    squares = family.has_dispersion and noise is None
+    end = iterate(
+        role, family, data, sizes, steps, step, done, seen, course, squares=squares, noise=noise
+    )
     assert solver is not None
-    return Fit(end.coefficients, end.change, solver, end.squares)
+    rest = course.values.get(UNRESOLVED)
+    return Fit(end.coefficients, end.change, solver, end.squares, rest)
 
 
 def solver_of(information: Masked, sizes: Scales) -> Solver:

@@ -11,6 +11,7 @@ from itertools import pairwise
 import numpy as np
 
 from mpc_train.regression.family import Family
+from mpc_train.regression.noise import Noise
 from mpc_train.regression.scales import PREDICTOR_BITS
 from protocols.arrays import Words
 from protocols.comparison.compare import below, weighted
@@ -68,16 +69,20 @@ def mean_of(family: Family, predictor: Masked) -> Masked:
     return truncate(found, exponential_bits(family.most) - F)
 
 
-def logarithm_of_mean(labels: Sequence[Masked]) -> Masked:
+def logarithm_of_mean(labels: Sequence[Masked], noise: Noise | None = None) -> Masked:
     """log(mean of labels) at scale 2^PREDICTOR_BITS, int64[1], within 2^-9.
 
     labels: chunks [rows, 1], not negative; a mean outside 2^-6 to 2^12 is replaced by the nearer
-    end. 12 rounds, for one number: the start of iterations with a logarithmic link.
+    end. noise: on their sum. 12 rounds, for one number: the start of iterations with a logarithmic
+    link.
     """
     rows = sum(chunk.shape[0] for chunk in labels)
     count = max(rows - 1, 1).bit_length()
     total = concatenate([chunk.sum().reshape(1) for chunk in labels]).sum()
-    mean = truncate(total.shares(), count).reshape(1).narrowed(F + 16)
+    summed = total.shares()
+    if noise is not None:
+        summed = noise.on_labels(summed, F)
+    mean = truncate(summed, count).reshape(1).narrowed(F + 16)
     exponents = range(MIN_MEAN_BITS, MAX_MEAN_BITS)
     bits = below(mean, [1 << (F + e) for e in exponents])
     # Above the last threshold 2^-11, below the first one 2^6, otherwise the power that brings the

@@ -27,6 +27,7 @@ from mpc_train.regression.equations import at_scale, prepared
 from mpc_train.regression.family import Family
 from mpc_train.regression.lasso import fit_lasso
 from mpc_train.regression.newton import fit
+from mpc_train.regression.noise import noise_of
 from mpc_train.regression.rows import mean_of
 from mpc_train.regression.scales import COEFFICIENT_BITS, PREDICTOR_BITS
 from mpc_train.regression.settings import family_of, sizes_of
@@ -112,13 +113,15 @@ def regress(
         sparse = fit_lasso(role, family, data, sizes, penalty, steps, timed, seen, course)
         coefficients, change = sparse.coefficients, sparse.change
     else:
-        found = fit(role, family, data, sizes, steps, timed, seen, course)
+        found = fit(role, family, data, sizes, steps, timed, seen, course, noise_of(job))
         coefficients, change = found.coefficients, found.change
         index = np.arange(sizes.bounds.columns)
         solver = found.solver
         secret = {SCALE: solver.scale, INFLATION: solver.inverse.select((index, index))}
         if job.reveal.statistics:
             secret[DEPENDENCE] = unresolved(solver.matrix, solver.inverse, sizes.plan)
+        if found.unresolved is not None:
+            secret[DEPENDENCE] = found.unresolved
         if found.squares is not None:
             secret[DISPERSION] = found.squares
     secret[CHANGE] = change.reshape(-1)

@@ -74,6 +74,11 @@ class Bounds:
     growth: int = 0
     """With a constant S, weights of later steps sum to at most 2^growth times those of the
     first."""
+    gradient_noise: Fraction = Fraction(0)
+    information_noise: Fraction = Fraction(0)
+    """The largest noise that can be on an element of g and of H, as sums over rows."""
+    followed: bool = False
+    """Whether later gradients follow from those at 0 and H (`iteration.Released`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,8 +119,14 @@ def scales(bounds: Bounds) -> Scales:
     fit the ring."""
     inputs = max(bounds.inputs, Fraction(1))
     count = max(bounds.rows - 1, 1).bit_length()
-    diagonal = bit_length(inputs**2 * bounds.weight + bounds.ridge)
-    gradient = bit_length(inputs * bounds.residual + bounds.ridge * bounds.coefficient)
+    moved = bounds.information_noise / bounds.rows
+    diagonal = bit_length(inputs**2 * bounds.weight + bounds.ridge + moved)
+    gradient = bit_length(
+        inputs * bounds.residual
+        + bounds.ridge * bounds.coefficient
+        + bounds.gradient_noise / bounds.rows
+        + (bounds.columns * bounds.coefficient * moved if bounds.followed else 0)
+    )
     # S has an error of a few per cent, and so has T's diagonal.
     columns = bit_length(Fraction(11, 10) * bounds.columns) + bounds.growth
     input_bits, weight_bits = _row_bits(bounds, inputs)
@@ -123,6 +134,8 @@ def scales(bounds: Bounds) -> Scales:
     plan = inverse_plan(bounds.columns, least / (1 << columns))
     room = WORD_BITS - bit_length(inputs * bounds.residual) - input_bits - PREDICTOR_BITS
     block = min(BLOCK_ROWS, 1 << max(room, 0))
+    while block >= MIN_BLOCK_ROWS and not _has_room(bounds, inputs, input_bits, block):
+        block //= 2
     if block < MIN_BLOCK_ROWS:
         raise RangeError(
             f"residuals up to {float(bounds.residual):g} times inputs up to {float(inputs):g}"
@@ -158,9 +171,16 @@ def scales(bounds: Bounds) -> Scales:
     )
 
 
+def _has_room(bounds: Bounds, inputs: Fraction, input_bits: int, block: int) -> bool:
+    """Whether g of so many rows fits before its truncation, with its noise."""
+    most = block * inputs * bounds.residual + bounds.gradient_noise
+    return bit_length(most) + input_bits + PREDICTOR_BITS <= WORD_BITS
+
+
 def _row_bits(bounds: Bounds, inputs: Fraction) -> tuple[int, int]:
     """Fractional bits of inputs and weights, so that a block's sum of w x x' stays below 2^61."""
-    room = WORD_BITS - bit_length(BLOCK_ROWS * inputs**2 * bounds.weight)
+    most = BLOCK_ROWS * inputs**2 * bounds.weight + bounds.information_noise
+    room = WORD_BITS - bit_length(most)
     if not bounds.varying:
         input_bits, weight_bits = min(INPUT_BITS, room // 2), 0
     else:

@@ -30,7 +30,9 @@ from mpc_train.jobs.sealed import (
     SCALE,
     regression_shapes,
 )
+from mpc_train.privacy import newton
 from mpc_train.regression.family import Family, FamilyName
+from mpc_train.regression.noise import noise_of
 from mpc_train.regression.scales import (
     COEFFICIENT_BITS,
     SCALE_BITS,
@@ -62,10 +64,17 @@ def bounds_of(job: Job) -> Bounds:
         label = Fraction(limits[1]) / Fraction(job.label.scale)
     predictor = Fraction(job.fixed_point.activation_limit)
     sparse = settings.l1 > 0
+    inputs, noise = Fraction(job.data.limit), noise_of(job)
+    gradient_noise = information_noise = Fraction(0)
+    if noise is not None:
+        inputs = min(inputs, newton.row_norm(job))
+        label = newton.label_bound(job)
+        gradient_noise = newton.largest(job, noise.gradient)
+        information_noise = newton.largest(job, noise.information)
     return Bounds(
         columns=job.widths[0] + 1,
         rows=split_sizes(job)[0],
-        inputs=Fraction(job.data.limit),
+        inputs=inputs,
         residual=family.most_residual(label, predictor) * job.most_weight,
         weight=family.most_weight() * job.most_weight,
         coefficient=predictor,
@@ -73,6 +82,9 @@ def bounds_of(job: Job) -> Bounds:
         varying=family.weights_vary or bool(job.weight),
         sparse=sparse,
         growth=LASSO_GROWTH if sparse and family.name == "poisson" else 0,
+        gradient_noise=gradient_noise,
+        information_noise=information_noise,
+        followed=noise is not None and not family.weights_vary,
     )
 
 
@@ -85,14 +97,11 @@ def regression_bits(job: Job) -> dict[str, int]:
     """Fractional bits of `regression_shapes`: of the inflation, of numbers times 2^-C."""
     if not is_newton(job):
         return {}
-    sizes = sizes_of(job)
-    found = {
-        CHANGE: COEFFICIENT_BITS,
-        SCALE: SCALE_BITS,
-        INFLATION: sizes.plan.inverse_bits + sizes.columns,
-        DEPENDENCE: UNRESOLVED_BITS,
-        DISPERSION: square_bits(sizes),
-    }
+    found = {CHANGE: COEFFICIENT_BITS, SCALE: SCALE_BITS, DEPENDENCE: UNRESOLVED_BITS}
+    if job.reveal.statistics:
+        sizes = sizes_of(job)
+        found[INFLATION] = sizes.plan.inverse_bits + sizes.columns
+        found[DISPERSION] = square_bits(sizes)
     return {name: found[name] for name in regression_shapes(job)}
 
 

@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.special import ndtr, stdtr
 
-from mpc_train.jobs.schedule import total_steps
+from mpc_train.jobs.schedule import split_sizes, total_steps
 from mpc_train.jobs.sealed import CHANGE, DEPENDENCE, DISPERSION, INFLATION, SCALE
 from mpc_train.regression.settings import bounds_of, family_of, sizes_of
 from protocols.arrays import Reals
@@ -54,6 +54,8 @@ moves by 1/k of the coefficient, and the size of steps decreases with the weight
 that it also falls below a standard error."""
 ENOUGH_STEPS = 6
 """After this many steps a regular iteration for classes or counts has converged."""
+AT_LIMIT = 1 - 2.0**-10
+"""A coefficient of this part of its limit was moved to it."""
 MIN_TOLD = 0.1
 """Without standard errors: `CREEPING` does not distinguish smaller coefficients from 0."""
 NOT_CONVERGED = "not converged"
@@ -81,7 +83,8 @@ class Row:
 class Results:
     """The results of a regression. statistic: "t" or "z", "" without standard errors.
 
-    separated: it did not converge, and probably because an input separates the classes.
+    separated: it did not converge, and probably because an input separates the classes. unsolved:
+    with noise, why the coefficients have no meaning; empty if they have.
     """
 
     rows: tuple[Row, ...]
@@ -90,10 +93,13 @@ class Results:
     freedom: int
     converged: bool
     separated: bool
+    unsolved: str = ""
 
     @property
     def warnings(self) -> tuple[str, ...]:
         """What a reader of the coefficients has to know, in sentences that do not name inputs."""
+        if self.unsolved:
+            return (self.unsolved,)
         if self.converged and any(row.note == DEPENDENT for row in self.rows):
             return (
                 f"Inputs without a standard error are {DEPENDENT}: their coefficients are one of "
@@ -141,9 +147,11 @@ class Results:
 
 def results(job: Job, tensors: Mapping[str, Reals]) -> Results:
     """The table from the opened tensors of a regression's job, by name."""
-    family, bounds = family_of(job), bounds_of(job)
     values = np.append(tensors["weight"].reshape(-1), tensors["bias"].reshape(-1))
     names, units = [*job.pipeline.names, INTERCEPT], _units(job, tensors)
+    if job.privacy:
+        return _noisy(job, tensors, values, names, units)
+    family, bounds = family_of(job), bounds_of(job)
     change = np.abs(tensors[CHANGE])
     freedom = bounds.rows - bounds.columns
     if SCALE not in tensors:
@@ -192,6 +200,44 @@ def results(job: Job, tensors: Mapping[str, Reals]) -> Results:
     separated = not settled and _separated(job, tensors[CHANGE], values)
     statistic_name = "t" if family.has_dispersion else "z"
     return Results(tuple(rows), statistic_name, dispersion, freedom, settled, separated)
+
+
+def _noisy(
+    job: Job,
+    tensors: Mapping[str, Reals],
+    values: Reals,
+    names: list[str],
+    units: list[float | None],
+) -> Results:
+    """The table of a regression whose steps had noise: no last step is small, because each has
+    noise of its own, but for a linear one, whose steps share theirs."""
+    family = family_of(job)
+    solved = total_steps(job) if family.weights_vary else 1
+    most = AT_LIMIT * float(job.fixed_point.activation_limit)
+    unsolved = ""
+    if (tensors[DEPENDENCE] > UNRESOLVED * solved).any():
+        unsolved = (
+            "With its noise the matrix of a step had no inverse: the coefficients have no meaning. "
+            "Do not use them. Another job with a larger penalty (train.optimizer.l2), a larger ε, "
+            "fewer inputs or more rows costs its budget anew"
+        )
+    elif family.weights_vary and (np.abs(values) >= most).any():
+        unsolved = (
+            "Noise moved a coefficient to its limit (fixed_point.activation_limit): the "
+            "coefficients have no meaning. Do not use them. Another job with a larger penalty "
+            "(train.optimizer.l2), a larger ε, or fewer inputs costs its budget anew"
+        )
+    settled = not unsolved
+    if not family.weights_vary:
+        little = CONVERGED_PLAIN * max(1.0, np.abs(values).max())
+        settled &= bool(np.abs(tensors[CHANGE]).max() <= little)
+    note = None if settled else NOT_CONVERGED
+    rows = tuple(
+        Row(name, float(value), per_unit=unit, note=note)
+        for name, value, unit in zip(names, values, units, strict=True)
+    )
+    freedom = split_sizes(job)[0] - len(values)
+    return Results(rows, "", 1.0, freedom, settled, False, unsolved)
 
 
 def _creeps(family: Family, change: Reals, values: Reals, errors: Reals) -> bool:

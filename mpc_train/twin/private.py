@@ -44,8 +44,12 @@ class Curator:
 
     def noise(self, job: Job, count: int, bits: int) -> torch.Tensor:
         """float64[count] in the units of the sum of gradients; bits: of the grid."""
-        words = self.words(job, count, (deviation(job) * (1 << bits)) ** 2)
-        return torch.from_numpy(np.ldexp(words, -bits)) * float(unit_of(job))
+        return torch.from_numpy(self.drawn(job, deviation(job), count, bits)) * float(unit_of(job))
+
+    def drawn(self, job: Job, sigma: Fraction, count: int, bits: int) -> Reals:
+        """float64[count] for the dealer's deviation `sigma`, in its units."""
+        found: Reals = np.ldexp(self.words(job, count, (sigma * (1 << bits)) ** 2), -bits)
+        return found
 
     def words(self, job: Job, count: int, variance: Fraction) -> Reals:
         """float64[count] whole numbers, for σ² in words."""

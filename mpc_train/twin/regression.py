@@ -8,15 +8,19 @@ is minimised by coordinate descent, to the last digit, and steps continue until 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mpc_train.jobs.schedule import split, total_steps
+from mpc_train.owners.row_norms import bounded_labels
 from mpc_train.regression.family import Family
+from mpc_train.regression.noise import noise_of
 from mpc_train.regression.settings import family_of
 from mpc_train.results.plain_model import means
+from mpc_train.twin.private import Curator
 from protocols.arrays import Reals
 
 if TYPE_CHECKING:
@@ -92,10 +96,14 @@ def determined(information: Reals) -> NDArray[np.bool_]:
 
 
 def regression_twin(
-    job: Job, inputs: Reals, labels: Reals, weights: Reals | None = None
+    job: Job, inputs: Reals, labels: Reals, weights: Reals | None, curator: Curator
 ) -> dict[str, Reals]:
-    """Weights of the job's regression on pooled rows, by the names of the model's tensors."""
-    found = pooled_fit(job, inputs, labels, weights).coefficients
+    """Weights of the job's regression on pooled rows, by the names of the model's tensors.
+    curator: whose noise it has with `[privacy]`."""
+    if job.privacy:
+        found = private_fit(job, inputs, labels, curator)
+    else:
+        found = pooled_fit(job, inputs, labels, weights).coefficients
     return {"weight": found[:-1].reshape(1, -1), "bias": found[-1:]}
 
 
@@ -112,6 +120,55 @@ def pooled_fit(job: Job, inputs: Reals, labels: Reals, weights: Reals | None = N
         steps=total_steps(job),
         weights=None if weights is None else weights[rows],
     )
+
+
+GRID_BITS = 32
+"""Fractional bits of a twin's noise."""
+
+
+def private_fit(job: Job, inputs: Reals, labels: Reals, curator: Curator) -> Reals:
+    """Coefficients of a regression whose sums have noise, on clipped rows; the intercept last.
+
+    The mechanism of `mpc_train.privacy.newton` by other means: exact solutions in the place of an
+    iteration over shares, and for a linear model the limit of its steps.
+    """
+    kind, sums = family_of(job), noise_of(job)
+    assert sums is not None
+    rows, _ = split(job)
+    x = np.column_stack([inputs[rows], np.ones(len(rows))])
+    y, columns = bounded_labels(job, labels, rows)[rows], x.shape[1]
+    ridge = float(job.train.optimizer.l2) * len(rows)
+    free = np.append(np.ones(columns - 1), 0.0)
+    most = job.fixed_point.activation_limit
+
+    def numbers(sigma: Fraction, count: int) -> Reals:
+        return curator.drawn(job, sigma, count, GRID_BITS)
+
+    def moments(weight: Reals) -> Reals:
+        """With a diagonal of deviation σ and σ/√2 elsewhere: half the sum of a matrix of numbers
+        with deviation σ and its transpose."""
+        drawn = numbers(sums.information, columns * columns).reshape(columns, columns)
+        found: Reals = x.T @ (weight[:, None] * x) + (drawn + drawn.T) / 2
+        return found
+
+    found = np.zeros(columns)
+    if kind.name == "linear":
+        information = moments(np.ones(len(y)))
+        target = x.T @ y + numbers(sums.gradient, columns)
+        damped = information + ridge * np.eye(columns)
+        for _ in range(total_steps(job)):
+            gradient = target - information @ found - ridge * free * found
+            found = found + np.linalg.solve(damped, gradient)
+        return found
+    if kind.logarithmic:
+        total = float(y.sum() + numbers(sums.labels, 1)[0])
+        found[-1] = np.log(np.clip(total / len(y), 2.0**-6, 2.0**12))
+    for _ in range(total_steps(job)):
+        residual, weight = _rows(kind, x @ found, y)
+        gradient = x.T @ residual + numbers(sums.gradient, columns) - ridge * free * found
+        damped = moments(weight) + ridge * np.eye(columns)
+        found = np.clip(found + np.linalg.solve(damped, gradient), -most, most)
+    return found
 
 
 def _rows(family: Family, z: Reals, y: Reals) -> tuple[Reals, Reals]:

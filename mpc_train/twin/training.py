@@ -107,7 +107,8 @@ def _train(
     inputs = torch.from_numpy(pooled)
     labels = torch.from_numpy(np.concatenate([table.labels for table in tables]))
     if is_newton(job):
-        state = regression_twin(job, pooled, labels.numpy(), pooled_weights(job, tables))
+        weights = pooled_weights(job, tables)
+        state = regression_twin(job, pooled, labels.numpy(), weights, curator)
         return Twin(state | prepare, evaluate(job, state | prepare, tables), total_steps(job))
     module = _as_written(job).double()
     scale = 2.0**job.fraction_bits

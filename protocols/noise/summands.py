@@ -34,7 +34,9 @@ from __future__ import annotations
 from fractions import Fraction
 from math import prod
 
-from protocols.arrays import Words
+import numpy as np
+
+from protocols.arrays import Shape, Words
 from protocols.noise import gaussian
 from protocols.noise.banded import Past, spread
 from protocols.roles.role import Role
@@ -58,6 +60,47 @@ def noisy(z: Additive, variance: Fraction, past: Past | None = None) -> Additive
     words = own_part(role, prod(z.shape), variance).reshape(z.shape)
     if past is not None:
         words = past.follow(words)
+    return _with(z, words)
+
+
+def noisy_first(z: Additive, variance: Fraction) -> Additive:
+    """z [blocks, ...], whose blocks are parts of one sum, with noise in the first of them.
+
+    As `noisy` for that block: what is rounded block by block and then added up has the noise of one
+    block, and the noise is there before anything is rounded with it.
+    """
+    role, count = z.role, prod(z.shape[1:])
+    role.issue("noise", count)
+    return _with(z, _in_first(own_part(role, count, variance).reshape(z.shape[1:]), z.shape))
+
+
+def noisy_first_symmetric(z: Additive, variance: Fraction) -> Additive:
+    """The same for symmetric matrices, z [blocks, n, n], with symmetric noise: independent numbers
+    on and above the diagonal, mirrored below it.
+
+    variance: on the diagonal; elsewhere half of it. In the coordinates m_ii and √2·m_ij (i < j), in
+    which the length of a vector is the Frobenius norm of the matrix, every number has `variance`.
+    """
+    role, size = z.role, z.shape[-1]
+    above = np.triu_indices(size, 1)
+    role.issue("symmetric noise", size)
+    words = np.diag(own_part(role, size, variance))
+    if size > 1:
+        upper = np.zeros_like(words)
+        upper[above] = own_part(role, len(above[0]), variance / 2)
+        words = words + upper + upper.T
+    return _with(z, _in_first(words, z.shape))
+
+
+def _in_first(words: Words, shape: Shape) -> Words:
+    found = np.zeros(shape, np.int64)
+    found[0] = words
+    return found
+
+
+def _with(z: Additive, words: Words) -> Additive:
+    """z and what this node adds."""
+    role = z.role
     if role.is_dealer:
         dealt = words if z.dealt is None else z.dealt + words
         return Additive(role, z.shape, z.part, dealt, True)

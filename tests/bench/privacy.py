@@ -2,12 +2,13 @@
 
     .venv/bin/pip install --no-deps opacus==1.6.0 opt_einsum
     .venv/bin/python tests/bench/privacy.py --adult adult.data
-    .venv/bin/python tests/bench/privacy.py --study cancer --runs 3
+    .venv/bin/python tests/bench/privacy.py --study cancer --study newton --study linear --epsilon 3
 
-Studies: `cancer` (scikit-learn's breast cancer, logistic regression), `small` (the same in eight
-batches), `adult` (census income, the
-file `adult.data` of the UCI archive; logistic regression), `images` (28×28 pixels in ten classes
-made of scikit-learn's digits, a network of 784-32-10). For each ε, accuracies on held-out rows:
+Studies: `cancer` (scikit-learn's breast cancer, logistic regression in full-batch steps), `newton`
+(the same in three Newton steps), `linear` (a linear regression by Newton of the same classes, as -1
+and 1), `small` (in steps of eight batches), `adult` (census income, the file `adult.data` of the
+UCI archive; logistic regression), `images` (28×28 pixels in ten classes made of scikit-learn's
+digits, a network of 784-32-10). For each ε, accuracies on held-out rows:
 
 * `shares`: trainings over shares, in real processes on this machine, with the noise of all nodes.
 * `noise`: the twin, in the clear, with noise of that law, over many seeds.
@@ -51,6 +52,8 @@ from mpc_train.owners.row_norms import clipped_rows
 from mpc_train.owners.table import Table
 from mpc_train.privacy.accounting import row_clip
 from mpc_train.privacy.clip_plan import clipped_by_owners
+from mpc_train.privacy.newton import least_ridge
+from mpc_train.regression.noise import noise_of
 from mpc_train.results.plain_model import plain_module
 from mpc_train.training.first_weights import initial_weights
 from mpc_train.twin.private import Curator
@@ -82,6 +85,7 @@ class Study:
     rate: str
     delta: str
     epsilons: Sequence[str]
+    newton: bool = False
 
     @property
     def bands(self) -> int:
@@ -89,7 +93,17 @@ class Study:
         return min(MOST_BANDS, 1 << self.batches.bit_length() - 1)
 
     def job(self, folder: Path, epsilon: str, bands: int) -> Path:
-        """The job file and the tables of two owners."""
+        """The job file and the tables of two owners. With Newton steps, the least penalty that such
+        a job may have."""
+        if not self.newton:
+            return self._written(folder, epsilon, bands, "")
+        job = load_job(self._written(folder, epsilon, bands, "100"))
+        noise = noise_of(job)
+        assert noise is not None
+        penalty = str(float(least_ridge(job, noise.information)))
+        return self._written(folder, epsilon, bands, penalty)
+
+    def _written(self, folder: Path, epsilon: str, bands: int, penalty: str) -> Path:
         names = [f"c{k}" for k in range(self.rows.shape[1])]
         first = len(self.rows) // 2
         lines = csv_of(**dict(zip(names, self.rows.T, strict=True)), label=self.labels)
@@ -105,12 +119,18 @@ class Study:
             f"optimizer = {{ learning_rate = {self.rate}, momentum = 0.9 }}\n"
             'schedule = { name = "cosine" }'
         )
+        label = "label"
+        if self.newton:
+            train = f'guard = false\noptimizer = {{ name = "newton", l2 = {penalty} }}'
         privacy = f"[privacy]\nepsilon = {epsilon}\ndelta = {self.delta}\nclip = {self.clip}\n"
         privacy += f"bands = {bands}\n"
+        if self.kind == "linear":  # labels of -1 and 1
+            label = '{ name = "label", center = 0.5, scale = 0.5, range = [0, 1] }'
+            privacy += "clip_label = 1\n"
         text = job_toml(
             features,
             self.kind,
-            label="label",
+            label=label,
             rows={"ann": first, "bob": len(self.rows) - first},
             data="test_fraction = 0.25",
             model=self.model,
@@ -128,6 +148,14 @@ def cancer() -> Study:
     epsilons = ("1", "3", "8")
     return Study("cancer", rows, labels, columns, "logistic", "", "3", 10, 1, "0.5", "0.0001",
                  epsilons)  # fmt: skip
+
+
+def newton() -> Study:
+    return replace(cancer(), name="newton", newton=True)
+
+
+def linear() -> Study:
+    return replace(newton(), name="linear", kind="linear")
 
 
 def small() -> Study:
@@ -179,7 +207,7 @@ def accuracy(job: Job, tables: Sequence[Table], state: State) -> float:
     with torch.no_grad():
         outputs = module(inputs).numpy()
     found = outputs[:, 0] > 0 if outputs.shape[1] == 1 else outputs.argmax(1)
-    return float(100 * (found == labels).mean())
+    return float(100 * (found == (labels > 0 if job.model.kind == "linear" else labels)).mean())
 
 
 def opacus_state(job: Job, tables: Sequence[Table], seed: int) -> State:
@@ -245,7 +273,7 @@ def measured(study: Study, epsilon: str, runs: int, seeds: int) -> dict[str, Any
                     of(train_twin(job, tables, start, curator).state) for _ in range(seeds)
                 ]
             if bands == 1:
-                if importlib.util.find_spec("opacus"):
+                if importlib.util.find_spec("opacus") and not study.newton:
                     found["opacus"] = [of(opacus_state(job, tables, seed)) for seed in range(seeds)]
                 plain = msgspec.structs.replace(job, privacy=msgspec.UNSET)
                 found["none"] = [of(train_twin(plain, tables, start).state)]
@@ -263,6 +291,7 @@ def measured(study: Study, epsilon: str, runs: int, seeds: int) -> dict[str, Any
     }
 
 
+CHOICES = ("cancer", "newton", "linear", "small", "adult", "images")
 ALONE = ("shares", "noise", "curator")
 BANDED = ("banded shares", "banded noise", "banded curator")
 COLUMNS = (*ALONE, *BANDED, "opacus", "none")
@@ -285,20 +314,29 @@ def line(found: dict[str, Any]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--study", choices=("cancer", "small", "adult", "images"), action="append")
+    parser.add_argument("--study", choices=CHOICES, action="append")
     parser.add_argument("--adult", type=Path, help="the file adult.data of the UCI archive")
-    parser.add_argument("--epsilon", action="append", help="only with this, repeatable")
     parser.add_argument("--runs", type=int, default=1, help="trainings over shares")
     parser.add_argument("--seeds", type=int, default=10, help="trainings in the clear")
+    parser.add_argument("--epsilon", action="append", help="only these; repeat for several")
     parser.add_argument("--format", choices=("text", "json"), default="text")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    chosen = options.study or ["cancer", "small", *(["adult"] if options.adult else []), "images"]
+    chosen = options.study or [
+        "cancer",
+        "newton",
+        "linear",
+        "small",
+        *(["adult"] if options.adult else []),
+        "images",
+    ]
     if options.format == "text":
         print("  ".join(["study   ", "  ε", *(f"{name:>14}" for name in COLUMNS), "order"]))
     for name in chosen:
         study = {
             "cancer": cancer,
+            "newton": newton,
+            "linear": linear,
             "small": small,
             "adult": lambda: adult(options.adult),
             "images": pictures,

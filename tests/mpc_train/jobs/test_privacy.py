@@ -20,6 +20,7 @@ from mpc_train.jobs.privacy import Privacy
 from mpc_train.jobs.reveal import METRICS as OF_KINDS
 from mpc_train.jobs.reveal import Metric
 from mpc_train.jobs.schedule import batches
+from mpc_train.jobs.sealed import CHANGE, DEPENDENCE
 from mpc_train.privacy import costs
 from mpc_train.privacy.accounting import noise_multiplier, row_clip, sensitivity
 from mpc_train.privacy.clip_plan import (
@@ -35,7 +36,6 @@ from tests.support.commands import as_json as as_json_of
 from tests.support.commands import mpc_train
 from tests.support.jobs import (
     JOB,
-    NEWTON,
     changed,
     column,
     duplicates_toml,
@@ -45,6 +45,7 @@ from tests.support.jobs import (
     write_job,
 )
 from tests.support.modules import write_modules
+from tests.support.noisy_newton import noisy_toml
 from tests.support.private import PRIVACY, PRIVATE
 
 
@@ -297,10 +298,79 @@ def test_bands_keep_each_row_in_its_step(tmp_path: Path) -> None:
     assert "With bands" not in " ".join(noise_line(job))
 
 
-def test_newton_steps_are_refused(tmp_path: Path) -> None:
-    text = job_toml(["age", "dose"], train=f"guard = false\n{NEWTON}")
+SECRET_COLUMN = '[prepare.columns.x0]\nscale = "standard"\nclip = [-8, 8]'
+INTERACTION = '[prepare]\ninteractions = [["x0", "x1"]]'
+WEIGHTED = 'weight = { name = "w", range = [0, 3] }'
+GAMMA = '{ name = "y", range = [0.1, 8] }'
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes", "key"),
+    [
+        ("logistic", {"l2": "0.01"}, "train.optimizer.l2: at least 0."),
+        ("logistic", {"optimizer": ", l1 = 0.1"}, "train.optimizer.l1: with [privacy] Newton"),
+        ("logistic", {"privacy": "bands = 2"}, "privacy.bands: the noise of each Newton step"),
+        ("logistic", {"privacy": "clip_label = 1"}, "privacy.clip_label: bounds labels"),
+        ("logistic", {"clip": "1"}, "intercept has a norm of 1 alone"),
+        ("logistic", {"clip": "200", "l2": "99"}, "privacy.clip: inputs and weights"),
+        ("linear", {"privacy": "# clip_label"}, "privacy.clip_label: declare how large a label"),
+        ("linear", {"privacy": "clip_label = 0"}, "privacy.clip_label: between 0.001 and 1024"),
+        ("poisson", {"privacy": "clip_label = 9999"}, "privacy.clip_label: between 0.001 and 4096"),
+        (
+            "logistic",
+            {"reveal": "[reveal]\nstatistics = true", "l2": "0"},
+            "reveal.statistics: with [privacy]",
+        ),
+        # No owner knows how long such rows are.
+        ("logistic", {"job": SECRET_COLUMN}, "prepare: with [privacy] and Newton steps"),
+        ("linear", {"job": INTERACTION}, "prepare.interactions: with [privacy] and Newton steps"),
+        ("logistic", {"data": WEIGHTED}, "data.weight: with [privacy] and Newton steps"),
+    ],
+)
+def test_newton_steps_that_cannot_have_noise_are_refused(
+    tmp_path: Path, kind: str, changes: dict[str, str], key: str
+) -> None:
+    load_job(write_job(tmp_path, noisy_toml(kind)))
+    assert key in refused(tmp_path, noisy_toml(kind, **changes))  # type: ignore[arg-type]
+
+
+def test_newton_steps_of_other_regressions_are_refused(tmp_path: Path) -> None:
+    text = noisy_toml("logistic").replace('label = "y"', f"label = {GAMMA}")
+    said = refused(tmp_path, text.replace('kind = "logistic"', 'kind = "gamma"'))
+    assert "no noise for Newton steps of a gamma regression" in said
+    steps = PRIVATE.replace("clip = 2", "clip = 2\nclip_label = 1")
+    assert "privacy.clip_label: bounds labels in Newton steps" in refused(tmp_path, steps)
+
+
+def test_what_newton_steps_say_and_seal(tmp_path: Path) -> None:
+    """The table has the model alone, with how its equations were solved; the promise names norms,
+    labels and sums; `--format json` has the same numbers."""
+    for kind, clipped in (
+        ("linear", "its label to 2, and both sums over rows, which all steps share"),
+        ("logistic", "and both sums of each of 3 Newton steps"),
+        ("poisson", "as does the sum of labels, with which the first step begins"),
+    ):
+        job = load_job(write_job(tmp_path, noisy_toml(kind)))
+        (model,) = costs.costs(job)
+        assert set(model.outputs) == {"weight", "bias", CHANGE, DEPENDENCE}
+        assert model.epsilon == 8 and set(model.outputs) <= set(leaving(job))
+        said = " ".join(lines(job))
+        assert "The inputs of each row are clipped to norm 3" in said and clipped in said
+        assert "in Frobenius norm" in " ".join(noise_line(job))
+        told = as_json(job)
+        assert told is not None
+        assert told["clip_label"] == {"linear": "2", "poisson": "8"}.get(kind)
+        assert told["mechanisms"] == {"linear": 2, "logistic": 6, "poisson": 9}[kind]
+
+
+def test_poisson_regressions_in_steps_are_clipped_over_shares(tmp_path: Path) -> None:
+    train = "epochs = 3\nbatch_size = 60\nguard = false\noptimizer.learning_rate = 0.1"
+    text = job_toml(["age", "dose"], "linear", train=f'{train}\nloss.name = "poisson"')
+    job = load_job(write_job(tmp_path, text + PRIVACY))
+    assert not clipped_by_owners(job) and sensitivity(job) == 2
+    text = job_toml(["age", "dose"], "poisson", label=GAMMA, train=train)
     said = refused(tmp_path, text + PRIVACY)
-    assert "train.optimizer.name: there is no noise for Newton steps" in said
+    assert 'in steps of gradients is kind = "linear" with loss.name = "poisson"' in said
 
 
 def test_sizes_of_joins_are_refused(tmp_path: Path) -> None:

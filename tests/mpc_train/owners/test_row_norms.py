@@ -8,11 +8,13 @@ import msgspec
 import numpy as np
 
 from mpc_train.jobs.schedule import training_of
-from mpc_train.owners.row_norms import clipped
+from mpc_train.owners.row_norms import clipped, clipped_labels
 from mpc_train.privacy.accounting import row_clip
 from mpc_train.privacy.clip_plan import input_norm, most_residual
+from mpc_train.privacy.newton import LEAST_BITS, row_norm
 from protocols.ring.fixed_point import encode
 from tests.support.jobs import job_toml, loaded
+from tests.support.noisy_newton import noisy_job
 
 PRIVACY = '[privacy]\nepsilon = 8\ndelta = 0.001\nneighbours = "zeroed"\nclip = 2'
 TRAIN = "epochs = 2\nbatch_size = 20\nguard = false\noptimizer = { learning_rate = 0.1 }"
@@ -49,3 +51,27 @@ def test_rows_of_other_jobs_stay_as_they_are(tmp_path: Path) -> None:
     assert clipped(public, "bob", rows, 0) is rows
     linear = loaded(tmp_path, job_toml("abcd", "linear", train=TRAIN, more=PRIVACY))
     assert clipped(linear, "bob", rows, 0) is rows
+
+
+def test_rows_and_labels_of_newton_steps_are_bounded(tmp_path: Path) -> None:
+    """Also as words of the fewest bits that the sums may have, however these are rounded; labels of
+    rows that are held out stay."""
+    job = noisy_job(tmp_path, "linear", rows=80, l2="90", data="test_fraction = 0.25")
+    rng = np.random.default_rng(2)
+    rows, labels = rng.normal(size=(40, 3)) * 9, rng.normal(size=40) * 3
+    blocks = [slice(0, 25), slice(25, 40)]
+    found = np.concatenate([clipped(job, "bob", rows[part], part.start) for part in blocks])
+    bounded = np.concatenate(
+        [clipped_labels(job, "bob", labels[part], part.start) for part in blocks]
+    )
+    mine = np.zeros(40, bool)
+    mine[training_of(job, "bob") - job.first_row("bob")] = True
+    np.testing.assert_array_equal(bounded[~mine], labels[~mine])
+    np.testing.assert_array_equal(bounded[mine], labels[mine].clip(-2, 2))
+    assert (np.abs(labels[mine]) > 2).sum() > 0 and (np.abs(labels[~mine]) > 2).any()
+    scale = 2.0**LEAST_BITS
+    away = np.where(found[mine] < 0, np.floor(found[mine] * scale), np.ceil(found[mine] * scale))
+    norms = np.sqrt((away**2).sum(1) + scale**2)
+    assert 0.99 * float(row_norm(job)) * scale < norms.max() <= float(row_norm(job)) * scale
+    other = noisy_job(tmp_path, "logistic", rows=80, l2="90")
+    assert clipped_labels(other, "bob", labels, 0) is labels
