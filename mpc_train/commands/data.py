@@ -49,10 +49,11 @@ def data_check(
 
         node, job = load_node_config(config), load_job(path)
         me = node.place.name
-        if me not in job.owners:
+        if not job.data.rows.get(me):
+            others = [name for name in job.owners if job.data.rows.get(name)]
             raise JobError(
-                f"{path}: {me} provides no data for this job; its owners are "
-                f"{', '.join(job.owners)}"
+                f"{path}: {me} provides no data for this job, so there is nothing to check; its "
+                f"rows are of {', '.join(others) or 'nobody'}"
             )
         source = node.source(job.name)
         view = ProgressView(enabled=output is Format.text)

@@ -150,10 +150,13 @@ def model_list(
             return
         for held in found:
             signed = "" if held.is_signed else "  not signed: its run did not end"
+            version = held.version or "-"
+            times = _refreshed(held)
             job = held.about.job
             say(
-                f"{held.name} {held.version}  {held.created}  {held.about.digest[:16]}  "
-                f"{job.model.kind}, with {', '.join(job.evaluators)}; {job.dealer} dealt{signed}"
+                f"{held.name} {version}  {held.created}  {held.about.digest[:16]}  "
+                f"{job.model.kind}, with {', '.join(job.evaluators)}; {job.dealer} dealt"
+                f"{times}{signed}"
             )
         if not found:
             say("no model in shares is kept here", aside=True)
@@ -166,7 +169,10 @@ def model_show(
     version: VersionOption = 0,
     out: Annotated[
         Path | None,
-        typer.Option(help="Write what others need to know to measure it: its job, no share."),
+        typer.Option(
+            metavar="FILE",
+            help="Write what others need to know to serve or measure it: its job, no share.",
+        ),
     ] = None,
     passphrase_file: PassphraseFileOption = None,
     passphrase_fd: PassphraseFdOption = None,
@@ -198,11 +204,16 @@ def model_show(
             emit({"status": "ok", **_record(held), "training_counts": _counts(held), **said})
             return
         say(describe(held.about.job))
-        say(f"Model {held.about.digest}, version {held.version} here, kept {held.created}")
+        say(
+            f"Model {held.about.digest}, version {held.version} here, kept {held.created}"
+            f"{_refreshed(held)}"
+        )
         say(f"Statement {found.record.digest().hex()}, signed by {', '.join(found.nodes)}")
         for histogram, bins in (_counts(held) or {}).items():
             counted = ", ".join(f"{one} {count}" for one, count in bins.items())
             say(f"Training rows, with noise, by {histogram}: {counted}")
+        if out is not None:
+            say(f"What is public of it is in {out}")
 
 
 @model.command("refresh")
@@ -292,6 +303,12 @@ def model_retire(
                 "on, and forgets the share when it is started again",
                 aside=True,
             )
+
+
+def _refreshed(held: "Held") -> str:
+    """How often this model's shares were renewed, for people."""
+    times = held.about.public.refreshed
+    return f", refreshed {times} time{'s' if times > 1 else ''}" if times else ""
 
 
 def _record(held: "Held") -> dict[str, Any]:

@@ -337,6 +337,11 @@ def _node(
                 f"Model {kept['kept']}, in shares: this node keeps its share of it in its vault  "
                 "(mpc-train model list)"
             )
+        job = program.job
+        if job is not None and job.refreshes and place.name in job.evaluators:
+            say(
+                "Shares refreshed: this node has a new share of the model, the old one is destroyed"
+            )
         for path in sealed:
             say(f"Sealed result; open it with  mpc-train open {path}{home}")
 
@@ -655,15 +660,18 @@ class _Guarded:
 
     def learnt(self) -> list[str]:
         """What this node has learnt from the reveal gate. A node that computed nothing did not see
-        the gate, and reports what the job says."""
+        the gate, and reports what the job says. Losses of batches are known to evaluators only: no
+        other node is told them."""
         from mpc_train.jobs.audience import learnt
         from mpc_train.jobs.outputs import through_the_gate
+        from mpc_train.training.watch import LOSS
 
         if self.job is None:
             return []
-        seen = self.found.revealed
+        seen, me = self.found.revealed, self._config.place.name
         outputs = through_the_gate(self.job) if seen is None else seen
-        return learnt(self.job, outputs)[self._config.place.name]
+        known = learnt(self.job, outputs)[me]
+        return [name for name in known if name != LOSS or me in self.job.evaluators]
 
     @property
     def found(self) -> "Found":

@@ -153,6 +153,8 @@ def predict_command(
             )
         elif out is not None:
             say(f"{rows} predictions in {out}")
+        if not rows:
+            say(f"warning: {table} has columns and no row: nothing was predicted", aside=True)
 
 
 def named_in_vault(text: str | None) -> str | None:

@@ -165,6 +165,7 @@ def summarise(job: Job, sent: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]
         "evaluators": list(job.evaluators),
         "dealer": job.dealer,
         **({"federated": True} if job.federates else {}),
+        **({} if job.trains else {"instead": _instead_of_training(job)}),
         "steps": first.steps,
         **({"resumed_after": first.resumed_after} if first.resumed_after else {}),
         "train_seconds": max(one.train_seconds for one in (first, *others)),
@@ -175,6 +176,13 @@ def summarise(job: Job, sent: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]
             name: peak for name in job.nodes if (peak := summaries[name].peak_rss_mb) is not None
         },
     }
+
+
+def _instead_of_training(job: Job) -> str:
+    """What a run does with a model that is there already."""
+    if job.refreshes:
+        return "refreshed"
+    return "kept" if job.stays_shared else "measured"
 
 
 def found_by(job: Job, records: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:

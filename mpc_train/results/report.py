@@ -505,12 +505,23 @@ def metric(name: str, value: Reading, unavailable: Mapping[str, str]) -> str:
     return f"{name} {figure(value)}" + (f"; {reason}" if reason else "")
 
 
+INSTEAD = {
+    "refreshed": "Refreshed {} have new shares of the model, and the old ones are destroyed",
+    "kept": "Kept      {} have shares of the model that was brought; nothing was trained",
+    "measured": "Measured  the model in shares of {}; nothing was trained",
+}
+"""By what a run has done instead of training, for people."""
+
+
 def outcome(result: Mapping[str, Any]) -> str:
     """Return the report at the end of a run; `result` is what `--format json` prints."""
     steps, before = result["steps"], result.get("resumed_after", 0)
+    instead = INSTEAD.get(result.get("instead", ""))
     trained = f"Trained in {duration(result['train_seconds'])}: {steps - before}"
     if result.get("federated"):
         lines = [f"{trained} federated rounds, {result['rounds']} exchanges of the evaluators"]
+    elif instead:
+        lines = [instead.format(", ".join(result["evaluators"]))]
     else:
         lines = [
             f"{trained} steps, median {result['step_seconds_median'] * 1000:.1f} ms, "

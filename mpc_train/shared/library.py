@@ -1,11 +1,14 @@
 """The shares of models that an evaluator keeps in its vault, with what all nodes signed about them.
 
     shared-model/NAME.3    the share (`share.ModelShare`); NAME is the job's
-    model-record/NAME.3    the record of its run; its `job` is the model's digest
+    model-record/NAME.2    the record of its run; its `job` is the model's digest
 
 A run writes the share before anybody signs the result, and the record once all have signed. A share
 without a record is of a run that did not end: it is no model, and the next run of the job that
 keeps one destroys it.
+
+A model's version is that of its record, which a refresh leaves as it is: each training under a name
+gives the next version. A refresh writes another share of the same model.
 """
 
 from __future__ import annotations
@@ -35,13 +38,13 @@ MAX_HELD = 4
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """A share in a vault. version: of its name, here. created: UTC. record: the version of the
-    signed record, 0: there is none."""
+    """A share in a vault. stored: the version of the share's object. created: of this share, UTC.
+    version: of the model, here; 0: not all nodes have signed it."""
 
     about: About
-    version: int
+    stored: int
     created: str
-    record: int
+    version: int
 
     @property
     def name(self) -> str:
@@ -49,7 +52,7 @@ class Held:
 
     @property
     def is_signed(self) -> bool:
-        return self.record > 0
+        return self.version > 0
 
 
 class Library:
@@ -70,8 +73,8 @@ class Library:
                     out.write(share.to_bytes())
                 for held in held_models(store, job.name):
                     is_mine = held.about.job.digest() == job.digest()
-                    if is_mine and not held.is_signed and held.version != out.info.version:
-                        store.destroy(SHARE, job.name, held.version)
+                    if is_mine and not held.is_signed and held.stored != out.info.version:
+                        store.destroy(SHARE, job.name, held.stored)
         except VaultError as error:
             raise ArtifactError(str(error)) from error
 
@@ -92,7 +95,7 @@ class Library:
                 for held in held_models(store, share.about.job.name):
                     is_its = held.about.digest == share.about.digest
                     if is_its and share_of(store, held).agreed != share.agreed:
-                        store.shred(SHARE, held.name, held.version)
+                        store.shred(SHARE, held.name, held.stored)
         except VaultError as error:
             raise ArtifactError(str(error)) from error
 
@@ -110,8 +113,8 @@ def held_models(store: Store, name: str = "") -> Iterator[Held]:
     for info in entries:
         if info.kind == SHARE and name in ("", info.name):
             about = about_of(store, info.name, info.version)
-            record = records.get((info.name, about.digest), 0)
-            yield Held(about, info.version, info.created, record)
+            version = records.get((info.name, about.digest), 0)
+            yield Held(about, info.version, info.created, version)
 
 
 def is_kept(folder: Path, name: str, digest: str) -> bool:
@@ -132,15 +135,12 @@ def about_of(store: Store, name: str, version: int = 0) -> About:
 
 
 def find(store: Store, name: str, version: int = 0) -> Held:
-    """The share of this name and version, 0 for the newest that all nodes signed. Raises
-    VaultError."""
+    """The newest share of the model of this name and version, 0 for the newest that all nodes
+    signed. Raises VaultError."""
     found = [*held_models(store, name)]
-    if version:
-        for held in found:
-            if held.version == version:
-                return held
+    signed = [held for held in found if held.is_signed and version in (0, held.version)]
+    if not signed and version:
         raise VaultError(f"there is no version {version} of the model {name} in shares here")
-    signed = [held for held in found if held.is_signed]
     if not signed:
         why = (
             "its run did not end: start its nodes again"
@@ -148,12 +148,17 @@ def find(store: Store, name: str, version: int = 0) -> Held:
             else "see mpc-train model list, and mpc-train vault ls"
         )
         raise VaultError(f"there is no model {name} in shares here; {why}")
-    return max(signed, key=lambda held: held.version)
+    return max(signed, key=_age)
+
+
+def _age(held: Held) -> tuple[int, int, int]:
+    """More for a newer model, and for a newer share of one."""
+    return held.version, held.about.public.refreshed, held.stored
 
 
 def share_of(store: Store, held: Held) -> ModelShare:
     """The share itself. Raises VaultError."""
-    with store.open(SHARE, held.name, held.version) as content:
+    with store.open(SHARE, held.name, held.stored) as content:
         try:
             share = ModelShare.from_bytes(content.reader.read())
         except (ArtifactError, EnvelopeError) as error:
@@ -169,7 +174,7 @@ def record_of(store: Store, held: Held) -> bytes:
         raise VaultError(
             f"the model {held.name} was not signed by all nodes of its run, which did not end"
         )
-    with store.open(RECORD, held.name, held.record) as content:
+    with store.open(RECORD, held.name, held.version) as content:
         return content.reader.read()
 
 
@@ -178,9 +183,9 @@ def retire(store: Store, held: Held) -> None:
     more, and without it the other evaluators' shares say nothing."""
     for one in [*held_models(store, held.name)]:
         if one.about.digest == held.about.digest:  # a refresh that was not over has left two
-            store.shred(SHARE, one.name, one.version)
+            store.shred(SHARE, one.name, one.stored)
     if held.is_signed:
-        store.shred(RECORD, held.name, held.record)
+        store.shred(RECORD, held.name, held.version)
 
 
 def shares_by_digest(store: Store, digest: str) -> list[ModelShare]:
@@ -188,7 +193,7 @@ def shares_by_digest(store: Store, digest: str) -> list[ModelShare]:
     evaluators know it by. Raises ArtifactError, also for one that was retired."""
     found = [held for held in held_models(store) if held.about.digest == digest and held.is_signed]
     if found:
-        found.sort(key=lambda held: (held.about.public.refreshed, held.version), reverse=True)
+        found.sort(key=_age, reverse=True)
         return [share_of(store, held) for held in found[:MAX_HELD]]
     raise ArtifactError(
         f"this node keeps no share of the model {digest[:16]}…: it was retired, its run did not "

@@ -283,8 +283,10 @@ class Coordinator:
             raise
         except BaseException as error:
             interrupted = isinstance(error, KeyboardInterrupt)
-            # A service manager starts it again; Ctrl-C is a person who ends the run.
-            again = interrupted and error.args == (signal.SIGTERM,)
+            # A service manager starts it again; Ctrl-C is a person who ends the run. Of a service
+            # each operator ends a node: whoever stops the coordinator may offer other models next.
+            serves = bool(self._roles.clients)
+            again = interrupted and (serves or error.args == (signal.SIGTERM,))
             wait_s = round(self._settings.return_timeout_s) if again else 0
             self._abort("interrupted" if interrupted else "internal", self._me, wait_s=wait_s)
             raise

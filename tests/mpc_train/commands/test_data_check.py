@@ -4,8 +4,11 @@ import json
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 from typer.testing import Result
 
+from mpc_train.admission import load
+from mpc_train.admission.load import load_job
 from tests.support.commands import mpc_train
 from tests.support.jobs import JOB, write_job
 from tests.support.node_files import party_toml
@@ -66,7 +69,7 @@ def test_every_fault_of_a_table_is_said(tmp_path: Path) -> None:
             'name = "bob"',
             'name = "dora"',
             3,
-            "dora provides no data for this job; its owners are ann",
+            "dora provides no data for this job, so there is nothing to check; its rows are of ann",
         ),
         ("study =", "other =", 4, "no table for the job 'study'"),
         ("[coordinator]", "[coordinators]", 3, "coordinators: unknown key"),
@@ -79,6 +82,18 @@ def test_files_that_do_not_fit_each_other(
     result = check(tmp_path, LINES, party=PARTY.replace(old, new))
     assert result.exit_code == status
     assert says in result.stderr
+
+
+def test_who_brings_a_model_has_no_table_to_check(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is an owner without rows; the table that its file names is for other jobs."""
+    job = load_job(write_job(tmp_path))
+    brought = replace(job, data=replace(job.data, rows={**job.data.rows, "bob": 0}))
+    monkeypatch.setattr(load, "load_job", lambda path: brought)
+    result = check(tmp_path, LINES)
+    assert result.exit_code == 3
+    assert "bob provides no data for this job" in result.stderr
 
 
 def test_warnings_are_shown_and_end_nothing(tmp_path: Path) -> None:

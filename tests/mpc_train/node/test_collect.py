@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given as each
 from hypothesis import settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from mpc_train.admission.load import load_job
 from mpc_train.commands.common import Format
@@ -150,6 +151,25 @@ def test_an_evaluator_that_sealed_something_else_is_named(
     ):
         bundle(tmp_path, files, job.recipients, job.evaluators, NODES, insecure_record(job, files))
     assert not list(tmp_path.glob("*.sealed"))
+
+
+@pytest.mark.parametrize(
+    ("made", "word", "says"),
+    [
+        ("refreshed", "refreshed", "Refreshed ann, bob, cleo have new shares of the model"),
+        ("shares", "kept", "Kept      ann, bob, cleo have shares of the model that was brought"),
+        ("none", "measured", "Measured  the model in shares of ann, bob, cleo"),
+    ],
+)
+def test_a_run_that_trains_nothing_does_not_say_that_it_trained(
+    job: Job, made: Any, word: str, says: str
+) -> None:
+    settings = {"train": replace(job.train, epochs=0), "reveal": replace(job.reveal, model=made)}
+    given = {name: {**one, "steps": 0} for name, one in summaries(job).items()}
+    result = summarise(replace(job, **settings), given)
+    assert result["instead"] == word
+    assert outcome(result).startswith(says) and "Trained" not in outcome(result)
+    assert "instead" not in summarise(job, summaries(job))
 
 
 def test_envelopes_of_two_sessions_are_no_result(tmp_path: Path, job: Job) -> None:

@@ -13,7 +13,10 @@ from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, date, datetime
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import msgspec
 import pytest
 
 from mpc_train.admission.load import load_job
@@ -461,6 +464,20 @@ def test_a_node_takes_the_part_that_it_was_started_for(
     )
     with pytest.raises(RefusedError, match="registry was started as a party"):
         guarded.prepare(job.to_bytes(), roles_of(job))
+
+
+def test_only_evaluators_say_that_they_learnt_losses_of_batches(job: Job) -> None:
+    """No other node is told them, though the job allows all to know them."""
+    said = {}
+    for name in ("ann", "registry"):
+        guarded: Any = _Guarded.__new__(_Guarded)
+        reveal = msgspec.structs.replace(job.reveal, training_loss_every=10)
+        guarded.job = msgspec.structs.replace(job, reveal=reveal)
+        guarded._program = None
+        guarded._config = SimpleNamespace(place=SimpleNamespace(name=name))
+        said[name] = guarded.learnt()
+    assert "training_loss" in said["ann"] and "training_loss" not in said["registry"]
+    assert set(job.reveal.metrics) <= set(said["registry"])
 
 
 def test_rules_are_not_asked_about(tmp_path: Path, roster: Roster) -> None:

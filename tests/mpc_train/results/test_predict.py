@@ -109,6 +109,15 @@ def test_a_number_comes_in_its_own_unit(tmp_path: Path) -> None:
     )
 
 
+def test_a_table_without_rows_is_warned_of(tmp_path: Path, job: Job) -> None:
+    model_in(tmp_path, job)
+    table = raw(tmp_path / "new.csv", 5)
+    table.write_text(table.read_text().splitlines()[0] + "\n")
+    result = mpc_train("predict", tmp_path, table, "--out", tmp_path / "found.csv")
+    assert result.exit_code == 0
+    assert "warning: " in result.stderr and "nothing was predicted" in result.stderr
+
+
 def test_bad_cells_are_named(tmp_path: Path, job: Job) -> None:
     model_in(tmp_path, job)
     path = raw(tmp_path / "new.csv", 30)

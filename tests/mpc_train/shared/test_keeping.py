@@ -3,9 +3,11 @@ off."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -110,7 +112,29 @@ def test_a_model_is_signed_found_and_retired(tmp_path: Path) -> None:
             find(store, job.name)
     run.session()  # trained again, it is another model
     (anew,) = held(run, "ann")
-    assert anew.version == 2 and anew.about.digest != mine.about.digest
+    assert anew.stored == 2 and anew.about.digest != mine.about.digest
+    assert anew.version == 0, "not signed yet"
+
+
+def test_a_refresh_of_an_older_model_makes_it_no_newer(tmp_path: Path) -> None:
+    """Who names no version means the model that was trained last."""
+    run = study(tmp_path / "study")
+    library = Library(run.vault_of("ann").opened)
+    for _ in range(2):
+        run.session()
+        (mine,) = [one for one in held(run, "ann") if not one.is_signed]
+        library.sign(run.job.name, mine.about.digest, b"signed by all")
+    with run.vault_of("ann").opened() as store:
+        first, second = find(store, run.job.name, 1), find(store, run.job.name, 2)
+        old = share_of(store, first)
+    public = msgspec.structs.replace(old.about.public, refreshed=1)
+    library.keep(replace(old, about=replace(old.about, public=public), agreed=bytes(32)))
+    with run.vault_of("ann").opened() as store:
+        assert find(store, run.job.name) == second
+        found = find(store, run.job.name, 1)
+        assert (found.about.public.refreshed, found.about.digest) == (1, first.about.digest)
+        retire(store, found)
+        assert [*held_models(store)] == [second]
 
 
 def test_a_vault_says_without_its_key_whether_it_keeps_a_model(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from signal import SIGINT, SIGTERM
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -285,3 +286,26 @@ def test_the_first_request_to_stop_is_deferred_where_checkpoints_are_written() -
     made._set_stoppable(True)
     assert made._defers() and made.asked
     assert not made._defers(), "the second one interrupts"
+
+
+@pytest.mark.parametrize(
+    ("clients", "number", "returns_s"),
+    [((), SIGINT, 0), ((), SIGTERM, 60), (("clinic",), SIGINT, 60), (("clinic",), SIGTERM, 60)],
+)
+def test_who_stops_the_coordinator_of_a_service_ends_no_other_node(
+    clients: tuple[str, ...], number: int, returns_s: int
+) -> None:
+    """A person who stops that of a run ends the run."""
+
+    def stopped() -> Any:
+        raise KeyboardInterrupt(number)
+
+    said: list[int] = []
+    made: Any = Coordinator.__new__(Coordinator)
+    made._me, made._run = "desk", stopped
+    made._roles = Roles((), ("ann", "bob"), "dora", (), clients=clients)
+    made._settings = CoordinatorSettings("tcp://127.0.0.1:*", Path(), return_timeout_s=60.0)
+    made._abort = lambda code, by, wait_s: said.append(wait_s)
+    with pytest.raises(KeyboardInterrupt):
+        made.run()
+    assert said == [returns_s]
