@@ -24,13 +24,13 @@ from mpc_train.privacy.clip_plan import (
 )
 from mpc_train.privacy.newton import LEAST_BITS
 from mpc_train.privacy.statistics import SUM_BITS, statistics_plan
-from mpc_train.regression.iteration import followed_bits
 from mpc_train.regression.noise import Noise, noise_of
 from mpc_train.regression.scales import (
     COARSE_SCALE_BITS,
     COEFFICIENT_BITS,
     PREDICTOR_BITS,
     Scales,
+    followed_bits,
 )
 from mpc_train.regression.settings import sizes_of
 from mpc_train.training.rates import MIN_RATE_BITS, rate_bits

@@ -9,7 +9,6 @@ from fractions import Fraction
 
 import numpy as np
 
-from mpc_train.base.bounds import WORD_BITS, bit_length
 from mpc_train.regression.course import (
     COEFFICIENTS,
     GRADIENT,
@@ -20,9 +19,14 @@ from mpc_train.regression.equations import Data, Equations, equations
 from mpc_train.regression.family import Family
 from mpc_train.regression.noise import Noise
 from mpc_train.regression.rows import logarithm_of_mean
-from mpc_train.regression.scales import COEFFICIENT_BITS, PENALTY_BITS, PREDICTOR_BITS, Scales
+from mpc_train.regression.scales import (
+    COEFFICIENT_BITS,
+    PENALTY_BITS,
+    PREDICTOR_BITS,
+    Scales,
+    followed_bits,
+)
 from protocols.comparison.compare import clamped
-from protocols.errors import RangeError
 from protocols.ring.rational import mantissa
 from protocols.roles.role import Role
 from protocols.shares.arithmetic import matmul, remask, truncate
@@ -110,11 +114,6 @@ def iterate(
     return Iterated(coefficients, change, total)
 
 
-FOLLOWED_BITS, LEAST_FOLLOWED_BITS = 24, 14
-"""The most fractional bits of H in a product with coefficients, and the least: noise on H is far
-larger."""
-
-
 @dataclass(frozen=True, slots=True)
 class Released:
     """The noisy sums of a linear regression at coefficients 0, from which all gradients follow:
@@ -154,16 +153,6 @@ class Released:
         moved = truncate(product, shift) if shift > 0 else remask(product.scale(1 << -shift))
         gradient = (self.gradient - moved).narrowed(64)
         return Equations(gradient, self.information if information else None, None)
-
-
-def followed_bits(sizes: Scales) -> int:
-    """Fractional bits of H in its product with coefficients. RangeError if these are too few."""
-    bounds = sizes.bounds
-    room = WORD_BITS - COEFFICIENT_BITS - bit_length(bounds.columns * bounds.coefficient)
-    found = min(FOLLOWED_BITS, sizes.moment_bits - 1, room)
-    if found < LEAST_FOLLOWED_BITS:
-        raise RangeError(f"coefficients up to {float(bounds.coefficient):g} of so many inputs")
-    return found
 
 
 def within(coefficients: Masked, sizes: Scales) -> Masked:

@@ -204,3 +204,18 @@ def square_bits(sizes: Scales) -> int:
     bounds = sizes.bounds
     most = int(bounds.rows * bounds.residual**2) + 1
     return min(PREDICTOR_BITS, 60 - most.bit_length())
+
+
+FOLLOWED_BITS, LEAST_FOLLOWED_BITS = 24, 14
+"""The most fractional bits of H in a product with coefficients, and the least: noise on H is far
+larger."""
+
+
+def followed_bits(sizes: Scales) -> int:
+    """Fractional bits of H in its product with coefficients. RangeError if these are too few."""
+    bounds = sizes.bounds
+    room = WORD_BITS - COEFFICIENT_BITS - bit_length(bounds.columns * bounds.coefficient)
+    found = min(FOLLOWED_BITS, sizes.moment_bits - 1, room)
+    if found < LEAST_FOLLOWED_BITS:
+        raise RangeError(f"coefficients up to {float(bounds.coefficient):g} of so many inputs")
+    return found
