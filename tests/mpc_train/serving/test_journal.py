@@ -95,6 +95,14 @@ def test_what_could_not_be_written_is_tried_again() -> None:
     assert [fields["questions"] for _, fields in log.entries] == [2]
 
 
+def test_a_release_is_written_at_once_and_after_the_questions_before_it() -> None:
+    log = Log()
+    kept = Journal(log, Clock())
+    kept.answered("clinic", MODEL, 16)
+    kept.releasing(MODEL, 1000, "0.5")
+    assert [kind for kind, _ in log.entries] == [Kind.QUERY_ANSWERED, Kind.COUNTS_RELEASED]
+
+
 def test_many_clients_do_not_fill_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(journal, "MAX_KEYS", 10)
     log = Log()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -195,6 +195,17 @@ def test_clients_are_answered_in_turn(tmp_path: Path, monkeypatch: pytest.Monkey
     house.serve([*many, practice.asks(other, rows_of(2)), practice.asks(one, rows_of(2))])
     order = [visit == practice.visit for visit in answered]
     assert order == [False, True, False, True, False, False]
+
+
+def test_a_unit_has_the_first_question_of_each_client_before_the_second_of_any() -> None:
+    turns = Evaluation.__new__(Evaluation)
+    clients = ["clinic", "clinic", "clinic", "practice", "practice"]
+    asked = [Asked(c, b"", n, 0.0, 0, 1, memoryview(b""), None, b"") for n, c in enumerate(clients)]
+    turns._waiting = OrderedDict((each.key, each) for each in asked)
+    turns._led = {}
+    assert [each.number for each in turns._in_turn()] == [0, 3, 1, 4, 2]
+    turns._led = {"clinic": 1}
+    assert [each.number for each in turns._in_turn()] == [3, 0, 4, 1, 2]
 
 
 def announcing(monkeypatch: pytest.MonkeyPatch, change: Callable[[Batch], Batch]) -> None:
