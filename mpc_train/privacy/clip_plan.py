@@ -247,7 +247,8 @@ CLIPPED = {"linear", "conv", "relu", "sigmoid", "tanh", "smooth", "reshape", "ma
 def layers_of(job: Job) -> list[Layer]:
     """The layers of the job's model in order. RangeError that names an operation whose
     gradients, or whose results, do not fit the plan."""
-    found, weights = [], set[str]()
+    found: list[Layer] = []
+    weights: set[str] = set()
     for node in job.graph.nodes:
         if node.op not in CLIPPED:
             raise RangeError(f"{node.name}: rows are not clipped in a network with {node.op}")
