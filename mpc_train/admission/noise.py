@@ -227,8 +227,8 @@ def _check_steps(job: Job, mean: Fraction) -> None:
         each *= moments(job).largest_step
     weights = sum(prod(shape) for shape in job.shapes.values())
     root = isqrt(weights) + 1
-    beginning = 2 if job.train.warm_start is None else job.fixed_point.activation_limit * root
-    most = beginning + total_steps(job) * each * root
+    begun = 2 if job.train.warm_start is None else job.fixed_point.activation_limit * root
+    most = begun + total_steps(job) * each * root
     if bit_length(most * (input_norm(job) + 1)) + 2 * job.fraction_bits > WORD_BITS:
         raise JobError(
             f"privacy: within {total_steps(job)} steps the weights of a logistic regression could "

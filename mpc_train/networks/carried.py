@@ -17,6 +17,7 @@ import hashlib
 import importlib
 import importlib.util
 import re
+import sys
 from functools import lru_cache
 from math import prod
 from pathlib import Path
@@ -120,6 +121,9 @@ def module_of(reference: str, seed: int) -> torch.nn.Module:
     if not REFERENCE.match(reference):
         raise ModelError(f"model.module: {reference!r} is not package.module:factory")
     place, _, name = reference.partition(":")
+    if place.partition(".")[0] in sys.stdlib_module_names:
+        # Somebody else may have written the job: http.server:test would serve this folder.
+        raise ModelError(f"model.module: {reference} belongs to Python, and makes no network")
     # torch and the researcher's code are loaded only if a job needs them.
     import torch
 

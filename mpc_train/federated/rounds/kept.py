@@ -68,6 +68,11 @@ class Kept:
         """The session that opened the first round; empty before that."""
         return parts_of(self._tokens[1])[2] if self.opened else b""
 
+    def begin(self) -> None:
+        """Begin with the first round: what an earlier session has stored was not opened."""
+        for token in self._place.tokens():
+            self._place.discard(token)
+
     def resume(self, token: bytes) -> None:
         """Go on after the round of this token; what was stored beyond it was not opened. Raises
         ArtifactError if a round before it is missing here."""

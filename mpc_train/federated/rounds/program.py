@@ -262,6 +262,8 @@ class Rounds:
     def _resume(self) -> None:
         """Go on after the rounds that an earlier session has opened."""
         if not self._session.resume:
+            if self._session.is_evaluator:
+                self._kept.begin()
             return
         self.begun = place_of(self._session.resume)[0]
         if self._session.is_evaluator:

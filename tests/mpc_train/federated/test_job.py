@@ -65,6 +65,7 @@ def test_a_job_is_carried_and_described(tmp_path: Path) -> None:
         ),
         ("[train]", "[fixed_point]\nfraction_bits = 22\n[train]", "fixed_point: the scale"),
         ('module = "federated_net:network"', 'module = "federated_net:none"', "model.module"),
+        ('module = "federated_net:network"', 'module = "builtins:dict"', "belongs to Python"),
         ('kind = "logistic"', 'kind = "mlp"\nhidden = [3]', "model.kind: linear, logistic"),
         ('kind = "logistic"', 'kind = "softmax"', "model.classes: write classes"),
         ('dealer = "registry"', 'dealer = "registry"\nrecipients = ["ann"]', "all owners get"),

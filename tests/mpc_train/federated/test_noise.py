@@ -6,6 +6,7 @@ import json
 import threading
 from collections import defaultdict
 from fractions import Fraction
+from functools import partial
 from math import log, sqrt
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from protocols.arrays import Words
 from protocols.noise import summands
 from protocols.roles.role import Role
 from protocols.shares.arithmetic import remask
+from protocols.shares.masked import Masked
 from tests.support.federated import PRIVACY, House, federated_job, plain_owners, tables_of
 from tests.support.lockstep import run_lockstep
 from tests.support.loopback import combine_masked, shares_of
@@ -173,6 +175,34 @@ def test_what_is_promised_is_said(tmp_path: Path) -> None:
         ["within_clip"],
     ]
     assert any("the bit does not tell of its rows" in line for line in table(job))
+
+
+def test_a_secret_number_of_rows_beyond_the_job_s_does_not_count() -> None:
+    """An owner that says that it has more rows than any owner may have, or less than one."""
+    limits, said = Limits(Fraction(4), 3), [1, 9, 0, -1, 10, 1 << 32, -(1 << 63), 4]
+    updates = [np.array([number, 1, -1]) for number in range(len(said))]
+
+    def program(role: Role) -> Any:
+        zeros = np.zeros(3, np.int64)
+
+        def enter(words: Words) -> Masked:
+            return entered(role, words.shape, words if role.is_first else zeros[: len(words)])
+
+        def bits_of(start: int, bits: Masked) -> tuple[bool, ...]:
+            kept.append(shares_of(bits))
+            return (True, True, *[False] * 5, True)
+
+        kept: list[Any] = []
+        enters = [partial(enter, one) for one in updates]
+        rows = [partial(enter, np.array([one])) for one in said]
+        found = add_up(role, limits, enters, rows, bits_of, most_rows=9)
+        assert found.total is not None and found.rows == 0
+        return kept[0], shares_of(remask(found.total))
+
+    with np.errstate(over="ignore"):
+        bits, total = (combine_masked(part) for part in zip(*run_lockstep(program, 2), strict=True))
+    assert bits.tolist() == [1, 1, 0, 0, 0, 0, 0, 1]
+    assert total.tolist() == [0 * 1 + 1 * 9 + 7 * 4, 14, -14, 14]
 
 
 @pytest.mark.slow

@@ -220,3 +220,26 @@ def test_an_update_that_begins_before_another_evaluator_is_there_counts() -> Non
     arrived = Arrived("cas", name)
     assert desk.holds([arrived, Arrived("cas", bytes(16))]) == (True, False)
     assert desk.take(arrived) is None
+
+
+def test_the_first_evaluator_takes_updates_of_its_round_alone() -> None:
+    """Neither that of a round that is over, nor words after the round has closed."""
+    kept = Kept(Memory(), bytes(32))
+    desk = Desk(cast(Any, None), 4, ("cas",), kept, lambda one: 2 * one.update, leads=True)
+    name = bytes(range(16))
+
+    def ask(said: bytes) -> bytes:
+        return desk._answer(Heard("cas", bytes(16), 7, memoryview(said), 0.0, cast(Any, None)))
+
+    def begin(number: int) -> bytes:
+        return ask(messages.BEGIN + messages.ROUND.pack(number) + name)
+
+    late, piece = messages.refusal("late"), messages.PIECE + messages.PLACE.pack(7, 0) + bytes(32)
+    assert begin(2) == late
+    desk.open_round(2)
+    assert [begin(1), begin(3)] == [late, late]
+    assert begin(2) == messages.answer(2 * name)
+    assert ask(piece) == messages.answer(b"")
+    assert ask(piece) == messages.refusal("malformed")
+    assert desk.gather(0, lambda: None) == (Arrived("cas", name),)
+    assert [begin(2), ask(piece)] == [late, late]

@@ -22,7 +22,7 @@ from mpc_train.jobs.reveal import Metric
 from mpc_train.jobs.schedule import batches
 from mpc_train.jobs.sealed import CHANGE, DEPENDENCE
 from mpc_train.privacy import costs
-from mpc_train.privacy.accounting import noise_multiplier, row_clip, sensitivity
+from mpc_train.privacy.accounting import counts_cost, noise_multiplier, row_clip, sensitivity
 from mpc_train.privacy.clip_plan import (
     clip_plan,
     clipped_by_owners,
@@ -457,6 +457,14 @@ def test_counts_of_training_rows_are_paid_from_the_budget(
     )
     assert TRAINING_COUNTS not in {one.name for one in costs.costs(smaller)}
     assert noise_multiplier(job) == noise_multiplier(smaller)
+
+
+def test_counts_of_a_patient_cost_what_all_its_rows_do(tmp_path: Path) -> None:
+    job = load_job(write_job(tmp_path, WATCHED))
+    assert job.privacy
+    patient = msgspec.structs.replace(job.privacy, unit="patient", most_rows=4)
+    assert counts_cost(job) == Fraction(1, 2)
+    assert counts_cost(msgspec.structs.replace(job, privacy=patient)) == 2
 
 
 def test_counts_that_leave_nothing_or_are_of_clipped_rows_are_refused(tmp_path: Path) -> None:

@@ -84,6 +84,8 @@ def test_accounting_is_exact_on_random_jobs(job: Job, drawn: tuple[Decimal, Deci
     multiplier = float(noise_multiplier(one))
     assert of_formula(multiplier, epochs, float(delta)) <= float(epsilon)
     # A thousandth of δ stays unused, for the sampler.
+    _, kept = accounting.budget(one.privacy)  # type: ignore[arg-type]
+    assert kept <= Fraction(delta) * (1 - Fraction(1, 1 << 10))
     spent = of_formula(multiplier, epochs, float(delta) * (1 - 2.0**-10))
     assert spent <= float(epsilon) and mechanisms(one) == epochs
     assert epsilon_of_training(one) == pytest.approx(spent, rel=1e-6, abs=1e-9)
@@ -169,6 +171,16 @@ def test_nothing_is_gained_by_sampling(job: Job) -> None:
     assert noise_multiplier(msgspec.structs.replace(one, train=train)) == noise_multiplier(one)
     more = msgspec.structs.replace(one.data, rows=dict.fromkeys(one.data.rows, 10000))
     assert noise_multiplier(msgspec.structs.replace(one, data=more)) == noise_multiplier(one)
+
+
+@pytest.mark.parametrize("bands", [1, 4])
+def test_what_the_draw_of_a_whole_number_takes_is_not_counted(job: Job, bands: int) -> None:
+    """r² of the variance, at the least deviation of two evaluators."""
+    one = promising(job, 3, 1e-5, 10, bands=bands)
+    least = 2 * accounting.LEAST_DEVIATION**2
+    exact = 10 * banded.square(bands)
+    left = Fraction(least - accounting.ROUND_DEVIATION**2, least)
+    assert accounting.counted_square(one) * left >= exact
 
 
 @pytest.mark.parametrize("bands", [2, 4, 32])
