@@ -70,7 +70,7 @@ def iterate(
     seen: called with each change. squares: whether the last step adds up squared residuals.
 
     noise: on all sums. If weights vary, coefficients are then moved to ± their bound after each
-    step, whatever noise did to them, in 5 rounds for [columns] numbers: residuals and weights have
+    step, whatever noise did to them, in 4 rounds for [columns] numbers: residuals and weights have
     their bounds as long as a linear predictor is in the range of the ring. If weights are constant,
     sums are taken once, and everything else follows from these (`Released`).
     """
@@ -156,7 +156,7 @@ class Released:
 
 
 def within(coefficients: Masked, sizes: Scales) -> Masked:
-    """Coefficients moved to ± their bound. 5 rounds."""
+    """Coefficients moved to ± their bound. 4 rounds."""
     most = int(sizes.bounds.coefficient) << COEFFICIENT_BITS
     moved, _, _ = clamped(coefficients.narrowed(64), -most, most)
     return remask(moved)

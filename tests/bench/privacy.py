@@ -48,7 +48,7 @@ import torch
 from mpc_train.admission.load import load_job
 from mpc_train.jobs.job import Job
 from mpc_train.jobs.schedule import split
-from mpc_train.owners.row_norms import clipped_rows
+from mpc_train.owners.row_norms import bounded_labels, clipped_rows
 from mpc_train.owners.table import Table
 from mpc_train.privacy.accounting import row_clip
 from mpc_train.privacy.clip_plan import clipped_by_owners
@@ -65,6 +65,7 @@ from tests.support.csv_tables import csv_of, load_tables, write_tables
 from tests.support.images import images
 from tests.support.jobs import job_toml, write_job
 from tests.support.linear_rule import weights_of
+from tests.support.noisy_newton import fitted
 
 State = dict[str, np.ndarray]
 
@@ -254,8 +255,21 @@ def opacus_state(job: Job, tables: Sequence[Table], seed: int) -> State:
     return {name.removeprefix("_module."): x.numpy() for name, x in module.state_dict().items()}
 
 
-def measured(study: Study, epsilon: str, runs: int, seeds: int) -> dict[str, Any]:
-    """The accuracies of one line: mean and standard deviation of each column."""
+def lockstep_state(job: Job, tables: Sequence[Table], seed: int) -> State:
+    """A regression by Newton steps over shares, with all nodes in this process."""
+    training = split(job)[0]
+    inputs = clipped_rows(job, pooled_inputs(job, tables)[0], training)
+    labels = np.concatenate([table.labels for table in tables])
+    labels = bounded_labels(job, labels, training)
+    found = fitted(job, inputs, labels, seed=seed).coefficients
+    return {"weight": found[:-1].reshape(1, -1), "bias": found[-1:]}
+
+
+def measured(
+    study: Study, epsilon: str, runs: int, seeds: int, lockstep: bool = False
+) -> dict[str, Any]:
+    """The accuracies of one line: mean and standard deviation of each column. lockstep: Newton
+    steps over shares are those of one process."""
     found: dict[str, list[float]] = {}
     central = Curator(central=True)
     for bands, columns in zip(dict.fromkeys((1, study.bands)), (ALONE, BANDED), strict=False):
@@ -277,8 +291,11 @@ def measured(study: Study, epsilon: str, runs: int, seeds: int) -> dict[str, Any
                     found["opacus"] = [of(opacus_state(job, tables, seed)) for seed in range(seeds)]
                 plain = msgspec.structs.replace(job, privacy=msgspec.UNSET)
                 found["none"] = [of(train_twin(plain, tables, start).state)]
-            found[columns[0]] = []
-            for _ in range(runs):
+            inside = runs if lockstep and study.newton else 0
+            found[columns[0]] = [
+                of(lockstep_state(job, tables, 1 + seed)) for seed in range(inside)
+            ]
+            for _ in range(runs - inside):
                 found[columns[0]].append(of(weights_of(trained(path))))
                 shutil.rmtree(folder / "run")
     return {
@@ -318,6 +335,9 @@ def main() -> None:
     parser.add_argument("--adult", type=Path, help="the file adult.data of the UCI archive")
     parser.add_argument("--runs", type=int, default=1, help="trainings over shares")
     parser.add_argument("--seeds", type=int, default=10, help="trainings in the clear")
+    parser.add_argument(
+        "--lockstep", action="store_true", help="Newton steps over shares in this process"
+    )
     parser.add_argument("--epsilon", action="append", help="only these; repeat for several")
     parser.add_argument("--format", choices=("text", "json"), default="text")
     options = parser.parse_args()
@@ -342,7 +362,7 @@ def main() -> None:
             "images": pictures,
         }[name]()
         for epsilon in options.epsilon or study.epsilons:
-            found = measured(study, epsilon, options.runs, options.seeds)
+            found = measured(study, epsilon, options.runs, options.seeds, options.lockstep)
             text = json.dumps(found, default=str) if options.format == "json" else line(found)
             print(text, flush=True)
 

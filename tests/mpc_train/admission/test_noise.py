@@ -11,6 +11,7 @@ import pytest
 
 from mpc_train.admission import noise
 from mpc_train.errors import JobError
+from mpc_train.privacy import newton
 from mpc_train.privacy.clip_plan import (
     Layer,
     clip_plan,
@@ -23,6 +24,7 @@ from mpc_train.training.rates import MIN_RATE_BITS, rate_bits
 from protocols.errors import RangeError
 from tests.support.jobs import job_toml, loaded
 from tests.support.modules import write_modules
+from tests.support.noisy_newton import noisy_job
 
 SGD = "optimizer = { learning_rate = 0.1 }"
 MLP = "hidden = [4]\nclasses = 3"
@@ -218,3 +220,27 @@ def test_only_inputs_that_owners_bound_are_not_looked_at(
         assert clip_plan(job).given == given
     with pytest.raises(JobError, match="max pool overlap behind a linear layer"):
         loaded(tmp_path, text(model='module = "orders_net:overlapping"'))
+
+
+@pytest.mark.parametrize(
+    ("where", "name", "value", "said"),
+    [
+        (noise, "LEAST_BITS", 20, "fractional bits beside so much noise"),
+        (noise, "LEAST_DEVIATION", 1 << 60, "steps of the fixed point"),
+        (noise, "COEFFICIENT_BITS", 60, "out of the ring"),
+        (newton, "ROUNDED_PART", Fraction(1, 1 << 40), "rounded too coarsely"),
+    ],
+)
+def test_sums_of_newton_steps_that_are_not_as_accounted_for_are_refused(
+    where: object,
+    name: str,
+    value: object,
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each bound is moved: jobs that reach them need millions of rows."""
+    noisy_job(tmp_path, rows=4000)
+    monkeypatch.setattr(where, name, value)
+    with pytest.raises(JobError, match=said):
+        noisy_job(tmp_path, rows=4000)

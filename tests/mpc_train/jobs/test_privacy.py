@@ -312,7 +312,6 @@ GAMMA = '{ name = "y", range = [0.1, 8] }'
         ("logistic", {"privacy": "bands = 2"}, "privacy.bands: the noise of each Newton step"),
         ("logistic", {"privacy": "clip_label = 1"}, "privacy.clip_label: bounds labels"),
         ("logistic", {"clip": "1"}, "intercept has a norm of 1 alone"),
-        ("logistic", {"clip": "200", "l2": "99"}, "privacy.clip: inputs and weights"),
         ("linear", {"privacy": "# clip_label"}, "privacy.clip_label: declare how large a label"),
         ("linear", {"privacy": "clip_label = 0"}, "privacy.clip_label: between 0.001 and 1024"),
         ("poisson", {"privacy": "clip_label = 9999"}, "privacy.clip_label: between 0.001 and 4096"),
