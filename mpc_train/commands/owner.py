@@ -65,9 +65,13 @@ def owner_command(
 
         end_with_parent()
         configure_logging(verbose)
-        job = load_job(job_path)
         settings = load_node_config(config)
         me = settings.place.name
+        # Before the job, which loads PyTorch: so it and what Argon2id takes are not there at once.
+        vault, roster = enter(settings.place, settings.audit, passphrase_file, passphrase_fd)
+        safe = NodeVault(settings.vault, me, vault)
+        keys = safe.keys()
+        job = load_job(job_path)
         if me not in job.visitors:
             raise ConfigError(
                 f"{job_path}: {me} is no owner that comes and goes; "
@@ -78,10 +82,7 @@ def owner_command(
                     "started with mpc-train party or dealer"
                 )
             )
-        vault, roster = enter(settings.place, settings.audit, passphrase_file, passphrase_fd)
         run_dir = run_directory(settings.place.run_dir, job.name)
-        safe = NodeVault(settings.vault, me, vault)
-        keys = safe.keys()
         with logbook(settings.place, settings.audit, vault, keys, "owner") as audit:
             settings = in_force(settings, roster, today(), audit, keys)
             if output is Format.text:
