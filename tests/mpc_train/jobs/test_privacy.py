@@ -274,8 +274,8 @@ def test_metrics_of_an_owner_s_own_rows_cost_others_nothing(tmp_path: Path) -> N
 
 def test_every_disclosure_and_metric_has_an_entry() -> None:
     """A new word of either must say what it costs, or why it cannot have a cost."""
-    # Counts of training rows (below) and the sums of federated rounds have a cost; the sum of secret
-    # sizes is refused where federated jobs are costed.
+    # Counts of training rows (below) and the sums of federated rounds have a cost; the sum of
+    # secret sizes is refused where federated jobs are costed.
     others = {TRAINING_COUNTS, "federated", "sizes"}
     assert {*costs.REFUSED} | others == {*get_args(Disclosure), RANGE}
     assert set(costs.METRICS) == set(get_args(Metric))
