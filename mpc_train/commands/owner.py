@@ -67,6 +67,7 @@ def owner_command(
         configure_logging(verbose)
         settings = load_node_config(config)
         me = settings.place.name
+        # Before the job, which loads PyTorch: so it and what Argon2id takes are not there at once.
         vault, roster = enter(settings.place, settings.audit, passphrase_file, passphrase_fd)
         safe = NodeVault(settings.vault, me, vault)
         keys = safe.keys()

@@ -109,7 +109,7 @@ def run(owners: int, evaluators: int, size: int, rounds: int) -> dict[str, objec
         peaks, needs = {}, memory_needs(load_job(folder / "job.toml"))
         for log in sorted((folder / "run" / "logs").glob("*.stdout.log")):
             last = json.loads(log.read_text().strip().splitlines()[-1])
-            if "peak_rss_mb" in last:
+            if isinstance(last.get("peak_rss_mb"), float):  # the coordinator's is a summary
                 name = log.name.split(".")[0]
                 peaks[name] = (round(last["peak_rss_mb"]), round(needs[name] / 1e6))
     each = {
