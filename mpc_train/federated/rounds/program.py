@@ -24,6 +24,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from functools import partial
+from statistics import median
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -171,7 +172,8 @@ class FederatedProgram:
         self._outcome = outcome_of(job, rounds.ledger.openings).to_bytes()
         return {
             "steps": job.federated.rounds,
-            "train_seconds": rounds.seconds,
+            "train_seconds": sum(rounds.seconds),
+            "step_seconds_median": median(rounds.seconds) if rounds.seconds else 0.0,
             "rounds": rounds.exchanges,
             "bytes_sent": session.channel.bytes_sent - before,
             "peak_rss_mb": peak_rss_mb(),
@@ -232,7 +234,8 @@ class Rounds:
         self._global = None if owner is None else Global(owner.initial())
         self.ledger = RunLedger(session, job)
         self.begun = self.exchanges = 0
-        self.seconds = 0.0
+        self.seconds: list[float] = []
+        """That each round took."""
         self.model: Path | None = None
 
     def run(self) -> None:
@@ -254,7 +257,7 @@ class Rounds:
             for number in range(self.begun + 1, self._job.federated.rounds + 1):
                 began = time.monotonic()
                 record = self._round(number)
-                self.seconds += time.monotonic() - began
+                self.seconds.append(time.monotonic() - began)
             self._end(record)
         if self._owner is not None and self._global is not None:
             self.model = write_model(self._session.run_dir, self._owner, self._global, self._job)
