@@ -11,17 +11,17 @@ from typing import TYPE_CHECKING
 
 from mpc_train.privacy import newton
 from mpc_train.privacy.accounting import noise_multiplier
-from protocols.noise.summands import noisy, noisy_first, noisy_first_symmetric
-from protocols.shares.masked import Additive
 
 if TYPE_CHECKING:
     from mpc_train.jobs.job import Job
+    from protocols.shares.masked import Additive
 
 
 @dataclass(frozen=True, slots=True)
 class Noise:
     """σ of the dealer's noise on g, on H's diagonal and on the sum of labels, in the units of
-    these. No communication."""
+    these. No communication. Whoever checks a job needs the numbers alone, without the samplers,
+    which load a compiler."""
 
     gradient: Fraction
     information: Fraction
@@ -29,14 +29,20 @@ class Noise:
 
     def on_gradient(self, blocks: Additive, bits: int) -> Additive:
         """Summands of g in blocks of rows, [blocks, columns, 1] at scale 2^bits."""
+        from protocols.noise.summands import noisy_first
+
         return noisy_first(blocks, variance_of(self.gradient, bits))
 
     def on_information(self, blocks: Additive, bits: int) -> Additive:
         """Summands of H in blocks of rows, [blocks, columns, columns] at scale 2^bits."""
+        from protocols.noise.summands import noisy_first_symmetric
+
         return noisy_first_symmetric(blocks, variance_of(self.information, bits))
 
     def on_labels(self, total: Additive, bits: int) -> Additive:
         """Summands of the sum of labels at scale 2^bits."""
+        from protocols.noise.summands import noisy
+
         return noisy(total, variance_of(self.labels, bits))
 
 

@@ -34,6 +34,8 @@ NOBODY_ELSES: dict[str, str] = {
     "mpc_train.twin.private": "views the system's randomness",
     "protocols.noise.gaussian": "views the words of a stream that was made here",
     "mpc_train.serving.lanes": "the head of a frame that the channel has verified; test_lanes",
+    "mpc_train.owners.apart": "reads what a child of this process has written to their pipe",
+    "mpc_train.run.phases.notes": "reads an object of the vault, which has verified",
     "mpc_train.run.phases.shelf": "reads an object of the vault, which has verified",
     "mpc_train.commands.local.run": "the model that a node of this machine has written",
     "mpc_train.federated.flower": "views a message that was made here",
