@@ -558,6 +558,8 @@ class Evaluation:
         about = self._agreed.offered[asked.model]
         if about.job.serve is None or asked.client not in about.job.serve.clients:
             return None
+        if self._is_retired(asked.model):
+            return None
         return self._answers.find(asked.client, asked.name, about.digest, asked.rows)
 
     def _send_again(self, asked: Asked, kept: Kept) -> None:

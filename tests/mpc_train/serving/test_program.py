@@ -307,13 +307,18 @@ def test_a_model_that_one_evaluator_retires_answers_no_more(
         keeps=lambda name, model: (name, model.digest) not in retired,
     )
     one, other = house.models
-    clinic, rows = Asker("clinic", house), rows_of(2)
-    house.serve([clinic.asks(one, rows)])
+    clinic, rows, once = Asker("clinic", house), rows_of(2), b"n" * 16
+    house.serve([clinic.asks(one, rows, once)])
     right(clinic, one, 1, rows)
     retired.add((evaluator, one.digest))
-    house.serve([clinic.asks(one, rows), clinic.asks(other, rows)])
+    house.serve(
+        [clinic.asks(one, rows), clinic.asks(other, rows)],
+        [clinic.asks(one, rows, once)],  # whose answer was kept, too
+    )
     assert clinic.answer(one, 2, 2) == [f"{evaluator}: unknown-model"]
     right(clinic, other, 3, rows)
+    (refused,) = clinic.answer(one, 4, 2)
+    assert isinstance(refused, str) and refused.startswith(f"{evaluator}: un")
 
 
 @pytest.mark.parametrize("evaluator", ["ann", "bob"])
