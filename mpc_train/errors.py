@@ -14,7 +14,7 @@
     ├── QueryError      a question to a model, or its answer, is malformed or out of bounds
     │   ├── ParametersError     parameters that are weak, or not those of this release
     │   ├── CiphertextError     a ciphertext or key of another size, scale or key
-    │   ├── QueryRefusedError   it is not answered: not allowed, a spent quota, busy
+    │   ├── QueryRefusedError   it is not answered: not allowed, no rows left, busy
     │   │   └── QueryLostError  its connection was lost before its answer came
     │   └── UnansweredError     a table was answered in part; its cause says why
     └── NodeFailedError a node of a local run ended with an error, which this error repeats

@@ -32,7 +32,7 @@ from mpc_train.jobs.outputs import (
 from mpc_train.jobs.privacy import Neighbours
 from mpc_train.jobs.reveal import Metric
 from mpc_train.jobs.schedule import is_newton, secret_training_size, training_sizes
-from mpc_train.jobs.serve import Answer
+from mpc_train.jobs.serve import Answer, decimals_words
 from protocols.names import NAME
 
 T = TypeVar("T")
@@ -453,7 +453,7 @@ def _check_serve(broken: _Broken) -> None:
         broken.fewer("least_group", least, f"drift is watched over windows of {least} real rows")
     most, decimals = rules.max_decimals, serve.decimals
     if most is not None and serve.answer != "class" and (decimals is None or decimals > most):
-        how = "unrounded" if decimals is None else f"with {decimals} decimals"
+        how = "unrounded" if decimals is None else f"with {decimals_words(decimals)}"
         broken.found.append(f"clients would get answers {how}, max_decimals = {most}")
 
 

@@ -17,6 +17,7 @@ import numpy as np
 
 from mpc_train.errors import QueryError, QueryLostError, QueryRefusedError
 from mpc_train.serving.offered import CONNECT_S, MOST_ROWS, NAME_BYTES, REFUSALS, Offered
+from mpc_train.serving.offers import left_words
 from mpc_train.serving.service import Agreed
 from parties.errors import PartiesError
 from parties.nodes.client import Client, Line, may_pass
@@ -25,6 +26,7 @@ from protocols.errors import PeerTimeoutError, ProtocolError
 
 if TYPE_CHECKING:
     from mpc_train.owners.local import Local
+    from mpc_train.serving.messages import Refused
     from parties.agreement.contract import Contract
     from parties.audit.entries import Kind, Value
     from parties.keys.roster import Roster
@@ -32,6 +34,8 @@ if TYPE_CHECKING:
     from protocols.arrays import Reals
 
 ANSWER_S = 60.0
+LEFT_S = 10.0
+"""How long a client waits to hear how many rows are left, which nothing depends on."""
 SOON_S = 5.0
 """After this long a client says that it waits."""
 
@@ -75,13 +79,24 @@ class SharedService:
         for key, (shape, bits) in shapes.items():
             words[key] = np.zeros(shape, np.int64)
             words[key][:count] = encode(brought[key], bits)
-        try:
+        with _losing():
             found = self._asked(model, words, name or secrets.token_bytes(NAME_BYTES))
-        except (PartiesError, ProtocolError) as error:
-            if not may_pass(error):
-                raise
-            raise QueryLostError(str(error), "unavailable") from error
         return values(model.job, found[:count])
+
+    def left(self, model: Offered) -> int:
+        """As `Service.left`. 1 message to the first evaluator, and 1 back."""
+        from mpc_train.serving import messages
+
+        with _losing():
+            line = self._client.line(LEFT_S)
+            first = line.contract.roles.evaluators[0]
+            said = {first: messages.left_question(model.digest)}
+            # The first answer is the only one.
+            answers = self._client.ask(line, lambda _: said, lambda data: True, LEFT_S)
+        found = messages.left_from(first, answers[first])
+        if isinstance(found, int):
+            return found
+        raise QueryRefusedError(f"{first}: {REFUSALS[found.code]}", found.code)
 
     def _asked(self, model: Offered, words: Mapping[str, np.ndarray], name: bytes) -> np.ndarray:
         from mpc_train.serving import messages
@@ -103,11 +118,33 @@ class SharedService:
         total = np.zeros(shape, np.int64)
         for evaluator, data in answers.items():
             said = messages.answer_from(evaluator, data, shape)
-            if isinstance(said, str):
-                raise QueryRefusedError(f"{evaluator}: {REFUSALS[said]}", said)
+            if isinstance(said, messages.Refused):
+                raise QueryRefusedError(f"{evaluator}: {_why(said, model, rows)}", said.code)
             with np.errstate(over="ignore"):
                 total += said
         return total
+
+
+@contextmanager
+def _losing() -> Iterator[None]:
+    """Inside this context a lost connection is a QueryLostError."""
+    try:
+        yield
+    except (PartiesError, ProtocolError) as error:
+        if not may_pass(error):
+            raise
+        raise QueryLostError(str(error), "unavailable") from error
+
+
+def _why(refused: Refused, model: Offered, rows: int) -> str:
+    """Why a question of so many padded rows is refused."""
+    if refused.code != "quota":
+        return REFUSALS[refused.code]
+    return (
+        f"the question counts as {rows:,} rows, and {left_words(model, refused.left)}; ask fewer"
+        if refused.left
+        else left_words(model, 0)
+    )
 
 
 @contextmanager

@@ -1,9 +1,9 @@
 """Predictions for tables and requests by a model in shares, at the client that asks.
 
 Rows are read, checked and prepared as for `mpc-train predict`, and asked in questions of at most
-MOST_ROWS rows, of which several are on their way at once. Answers are numbered classes,
-probabilities or the network's outputs, as the owners allow (`[serve] answer`); of outputs the link
-function (sigmoid, softmax, exp, the label's unit) is applied here.
+MOST_ROWS rows, of which several are on their way at once; `divided` says how many rows each has.
+Answers are numbered classes, probabilities or the network's outputs, as the owners allow (`[serve]
+answer`); of outputs the link function (sigmoid, softmax, exp, the label's unit) is applied here.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -35,11 +35,25 @@ if TYPE_CHECKING:
 
 AT_ONCE = 8
 """Questions of one table that are on their way."""
+MOST_PARTS = 8
+"""Questions in which the last rows of a table are asked at most: all on their way together."""
 AGAIN = frozenset({"busy", "unavailable"})
 """Refusals after which the same question is asked again."""
 FIRST_WAIT_S, MOST_WAIT_S = 0.1, 5.0
 PATIENCE_S = 120.0
 """How long a question of a table is asked again: longer than a node needs to start again."""
+
+
+class Tally:
+    """The rows of today that a service may have counted for this client. For several threads."""
+
+    def __init__(self) -> None:
+        self.rows = 0
+        self._lock = threading.Lock()
+
+    def add(self, rows: int) -> None:
+        with self._lock:
+            self.rows += rows
 
 
 @dataclass(frozen=True, repr=False)
@@ -48,6 +62,7 @@ class SharedPredictor(Predictions):
 
     first, most: which rows of a table are asked: from the row of this number on, at most so many
     (0: all). patience_s: how long a question that is refused as busy or unavailable is asked again.
+    counted: padded rows of questions that were sent, without those that were refused.
     """
 
     service: Service
@@ -55,6 +70,7 @@ class SharedPredictor(Predictions):
     first: int = 1
     most: int = 0
     patience_s: float = PATIENCE_S
+    counted: Tally = field(default_factory=Tally)
 
     @property
     def job(self) -> Job:  # type: ignore[override]
@@ -69,15 +85,11 @@ class SharedPredictor(Predictions):
         """As of any predictor; only the prediction if the owners allow nothing else."""
         return super().columns[:1] if self.answer == "class" else super().columns
 
-    def questions(self, source: Records, ids: Sequence[str] = ()) -> list[int]:
-        """The rows of each question that `records` would ask: the table is read to its end and
+    def rows_of(self, source: Records, ids: Sequence[str] = ()) -> list[int]:
+        """The rows of each chunk that `records` would ask: the table is read to its end and
         checked, so that a fault in its last row is known before its first is asked, and counted."""
         self.check_ids(ids)
-        found = []
-        for table in self.chosen(source, ids):
-            whole, rest = divmod(table.rows, MOST_ROWS)
-            found += [MOST_ROWS] * whole + ([rest] if rest else [])
-        return found
+        return [table.rows for table in self.chosen(source, ids)]
 
     def chosen(self, source: Records, ids: Sequence[str] = ()) -> Iterator[TypedTable]:
         """The chunks of the table, without rows that are not to be asked."""
@@ -151,42 +163,67 @@ class SharedPredictor(Predictions):
     ) -> Iterator[tuple[list[tuple[str, ...]], Local]]:
         for table in self.chosen(source, ids):
             kept, local = kept_ids(table, ids), local_terms(self.job.pipeline, table)
-            for start in range(0, table.rows, MOST_ROWS):
-                rows = slice(start, start + MOST_ROWS)
+            start = 0
+            for count in divided(table.rows):
+                rows = slice(start, start + count)
                 yield kept[rows], Local(local.values[rows], local.present[rows])
+                start += count
 
     def _predicted(self, local: Local, over: threading.Event) -> list[list[Any]]:
         rows = len(local.values)
         if rows > MOST_ROWS:
             raise ConfigError(f"a question has at most {MOST_ROWS} rows")
         until, wait_s = time.monotonic() + self.patience_s, FIRST_WAIT_S
-        name = secrets.token_bytes(NAME_BYTES)
+        name, lost = secrets.token_bytes(NAME_BYTES), False
         while True:
+            if not lost:
+                self.counted.add(bucket_of(rows))
             try:
                 return self.of_answers(self.service.ask(self.model, local, name), rows)
             except QueryRefusedError as error:
+                lost = isinstance(error, QueryLostError)
+                if not lost:
+                    self.counted.add(-bucket_of(rows))
                 if error.code not in AGAIN or time.monotonic() + wait_s > until:
                     raise
                 if over.wait(wait_s):
                     raise
-                if not isinstance(error, QueryLostError):
+                if not lost:
                     name = secrets.token_bytes(NAME_BYTES)  # an evaluator does not answer that one
                 wait_s = min(2 * wait_s, MOST_WAIT_S)
 
 
-def counted(questions: Sequence[int]) -> int:
-    """How many rows these questions count for: each is padded."""
-    return sum(map(bucket_of, questions))
+def divided(rows: int) -> list[int]:
+    """The rows of each question in which a chunk of a table is asked.
+
+    Questions of MOST_ROWS rows; what is left over is one question, or some of the next smaller unit
+    of `lanes`, or these and single rows: whichever counts the fewest rows with at most MOST_PARTS
+    questions.
+    """
+    whole, rest = divmod(rows, MOST_ROWS)
+    middle = BUCKETS[-2]
+    full, single = divmod(rest, middle)
+    ways = [[rest], [middle] * full + [single], [middle] * full + [1] * single]
+    ways = [[count for count in way if count] for way in ways]
+    few = [way for way in ways if len(way) <= MOST_PARTS]
+    return [MOST_ROWS] * whole + min(few, key=lambda way: (sum(map(bucket_of, way)), len(way)))
 
 
-def fitting(questions: Sequence[int], most: int) -> int:
-    """How many of the rows, from the first on, count for at most `most`."""
+def counts_for(rows: int) -> int:
+    """How many rows a chunk of a table counts for: each question is padded."""
+    return sum(map(bucket_of, divided(rows)))
+
+
+def fitting(chunks: Sequence[int], most: int) -> int:
+    """How many of the rows of a table, from the first on, count for at most `most`."""
     rows = 0
-    for question in questions:
-        sizes = [size for size in BUCKETS if size <= most]
-        if bucket_of(question) > most:
-            return rows + max(sizes, default=0)
-        rows, most = rows + question, most - bucket_of(question)
+    for chunk in chunks:
+        if counts_for(chunk) > most:
+            start = min(chunk, most) // MOST_ROWS * MOST_ROWS
+            # Of more rows fewer may count: 8 are 8 questions, 9 are padded to 16.
+            stop = min(chunk, start + MOST_ROWS)
+            return rows + max(each for each in range(start, stop + 1) if counts_for(each) <= most)
+        rows, most = rows + chunk, most - counts_for(chunk)
     return rows
 
 

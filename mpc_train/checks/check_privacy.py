@@ -7,11 +7,13 @@ norm of a clipped gradient then says nothing about how much one unit changes the
 
 from decimal import Decimal
 from fractions import Fraction
+from math import log, log1p
 
 from msgspec import UNSET
 
 from mpc_train.base.problem import JobProblem, Problems, number
 from mpc_train.jobs.job import Job
+from mpc_train.jobs.kinds import LOGARITHMIC
 from mpc_train.jobs.privacy import ROW, SITE, Privacy
 from mpc_train.jobs.schedule import is_newton, steps_per_epoch
 from mpc_train.privacy.accounting import (
@@ -49,9 +51,10 @@ def check_privacy(job: Job) -> None:
     privacy, found = job.privacy, Problems()
     if not privacy:
         return
-    sites = (_check_budget, _check_site, _check_site_clip)
+    sites = (_check_budget, _check_reach, _check_site, _check_site_clip)
     units = (
         _check_budget,
+        _check_reach,
         _check_unit,
         _check_clip,
         _check_newton,
@@ -92,6 +95,57 @@ def _check_budget(job: Job, privacy: Privacy) -> None:
             "would satisfy it; write at most "
             f"{_below(rows)}",
         )
+
+
+def _check_reach(job: Job, privacy: Privacy) -> None:
+    """Raise JobProblem for each column that has neither center nor scale and whose declared range
+    goes beyond `data.limit`: its owner refuses the cells there (`owners.local.check_cells`), and
+    that a run ends over a cell is outside of the budget.
+
+    Where they are declared the range may be wider than what occurs, as a guard against mistakes.
+    """
+    limit, found = float(job.data.limit), Problems()
+    array = job.data.array
+    for name, (least, most) in _as_they_are(job).items():
+        if max(abs(least), abs(most)) <= limit:
+            continue
+        center, scale = (least + most) / 2, (most - least) / 2
+        key, other = "data.features", ', or scale = "standard" or a narrower clip under [prepare]'
+        if array is not UNSET:
+            name, key = array.name, "data.array"
+        elif name == job.label.name:
+            key, other = "data.label", ""
+        with found.noting():
+            raise JobProblem(
+                key,
+                f"{name!r} may be {least:g} to {most:g} and has no center and scale, but its owner "
+                f"refuses numbers beyond ±{limit:g} (data.limit), and so ends the run; write "
+                f'{{ name = "{name}", center = {center:g}, scale = {scale:g} }}{other}, or raise '
+                "data.limit",
+            )
+        if array is not UNSET:
+            break
+    found.check()
+
+
+def _as_they_are(job: Job) -> dict[str, tuple[float, float]]:
+    """By name, the declared range of columns of numbers that nothing scales, after clip and
+    logarithm."""
+    found = {}
+    for term in job.pipeline.terms:
+        bounds = term.clip or job.schema[term.column].bounds
+        plain = term.part == "number" and not term.scaled and (term.center, term.scale) == (0, 1)
+        if bounds is None or not plain or term.power > 1:
+            continue
+        if term.log is not None:
+            least, most = map(log if term.log == "log" else log1p, bounds)
+            bounds = least, most
+        found[term.column] = bounds
+    label, bounds = job.label, job.schema[job.label.name].bounds
+    counts = bool(job.classes) or job.model.kind in LOGARITHMIC
+    if bounds is not None and not counts and label.center == 0 and label.scale == 1:
+        found[label.name] = bounds
+    return found
 
 
 def _below(rows: int) -> str:

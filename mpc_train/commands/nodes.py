@@ -245,7 +245,7 @@ def _node(
         from mpc_train.node.remembered import Remembered
         from mpc_train.node.storage import NodeVault
         from mpc_train.results.artifact import METRICS_ENVELOPE_FILE
-        from mpc_train.results.report import metric, told_lines
+        from mpc_train.results.report import learnt_words, metric, told_lines
         from mpc_train.run.node_config import load_node_config
         from mpc_train.run.place import default_home
         from parties.keys.live import LiveIdentity
@@ -322,7 +322,7 @@ def _node(
             emit({"status": "ok", **said, **kept, "learnt": known, "sealed": sealed})
             return
         say("Run finished.")
-        say(f"Learnt by {settings.place.name}: {', '.join(known) or 'nothing'}")
+        say(f"Learnt by {settings.place.name}: {learnt_words(known)}")
         for name, value in found.own.metrics.items():
             shown = metric(name, value, found.own.reasons)
             say(f"Metric {shown}, of this node's own rows, known only to this node")

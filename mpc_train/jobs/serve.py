@@ -57,3 +57,8 @@ class Serve(Strict, frozen=True):
     def watched(self) -> Drift | None:
         """`drift`, if there is any."""
         return None if self.drift is msgspec.UNSET else self.drift
+
+
+def decimals_words(decimals: int) -> str:
+    """For people: "1 decimal", "2 decimals"."""
+    return f"{decimals} decimal" + ("" if decimals == 1 else "s")

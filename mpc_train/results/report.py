@@ -11,7 +11,16 @@ from typing import Any
 from mpc_train.admission.cautions import cautions
 from mpc_train.base.reading import Reading
 from mpc_train.evaluation.histograms import histograms
-from mpc_train.jobs.audience import fold_outputs, grouped, linkage_in_words, opening_words
+from mpc_train.jobs.audience import (
+    GLOBAL,
+    RANGE,
+    TRAINING_COUNTS,
+    WITHIN,
+    fold_outputs,
+    grouped,
+    linkage_in_words,
+    opening_words,
+)
 from mpc_train.jobs.job import Job
 from mpc_train.jobs.outputs import UNGROUPED
 from mpc_train.jobs.prepare import Prepare
@@ -22,6 +31,7 @@ from mpc_train.jobs.schedule import (
     steps_per_epoch,
     total_steps,
 )
+from mpc_train.jobs.serve import decimals_words
 from mpc_train.jobs.training import drops
 from mpc_train.linkage.partners import least_joined
 from mpc_train.networks.head import head_of
@@ -180,7 +190,9 @@ def _served(job: Job) -> list[str]:
         if serve.answer != "class":
             given = serve.decimals
             answers += (
-                ", unrounded" if given is None else f", rounded over shares to {given} decimals"
+                ", unrounded"
+                if given is None
+                else f", rounded over shares to {decimals_words(given)}"
             )
         lines += [
             f"to {', '.join(serve.clients)}: at most {serve.rows_a_day} rows a day (UTC) each,",
@@ -375,7 +387,8 @@ def _refusals(job: Job) -> list[str]:
             epsilon = reveal.noise.epsilon
             found.append(f"metrics with noise that nobody knows: ε = {epsilon} for a held-out row")
         if reveal.decimals is not None:
-            found.append(f"metrics are rounded over shares to {reveal.decimals} decimals")
+            places = decimals_words(reveal.decimals)
+            found.append(f"metrics are rounded over shares to {places}")
     return found
 
 
@@ -505,6 +518,24 @@ def metric(name: str, value: Reading, unavailable: Mapping[str, str]) -> str:
     return f"{name} {figure(value)}" + (f"; {reason}" if reason else "")
 
 
+LEARNT = {
+    RANGE: "whether values stayed in range",
+    "guard": "whether they did so during training",
+    "early_stopping": "when training stopped",
+    "training_loss": "losses of batches",
+    "empty_columns": 'whether columns with missing = "mean" have enough values',
+    GLOBAL: "the global model of each round",
+    WITHIN: "whose updates counted",
+    TRAINING_COUNTS: "numbers of training rows by bin, with noise",
+}
+"""By an output of the reveal gate, for people; others, like metrics, are called by their names."""
+
+
+def learnt_words(outputs: Iterable[str]) -> str:
+    """What somebody has learnt, of the outputs of the reveal gate."""
+    return ", ".join(LEARNT.get(output, output) for output in outputs) or "nothing"
+
+
 INSTEAD = {
     "refreshed": "Refreshed {} have new shares of the model, and the old ones are destroyed",
     "kept": "Kept      {} have shares of the model that was brought; nothing was trained",
@@ -543,7 +574,7 @@ def outcome(result: Mapping[str, Any]) -> str:
     for owner, count in (result.get("unmatched_records") or {}).items():
         lines.append(f"Joined    {count} of {owner}'s records found no partner")
     for names, what in grouped(result.get("learnt") or {}):
-        lines.append(f"Learnt    {', '.join(names)}: {', '.join(what) or 'nothing'}")
+        lines.append(f"Learnt    {', '.join(names)}: {learnt_words(what)}")
     if "max_weight_difference" in result:
         lines.append(
             f"Compared  largest difference of a weight {result['max_weight_difference']:.2e}"

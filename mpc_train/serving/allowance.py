@@ -140,6 +140,12 @@ class Allowance:
                 self._asked[client, name] = model, rows
             return Taken(self._day, key, rows)
 
+    def left(self, client: str, model: str, most: int) -> int:
+        """How many of `most` rows this client may still ask of a model today."""
+        with self._lock:
+            self._begin_day()
+            return max(0, most - self._spent.get((client, model), 0))
+
     def answered(self, client: str, name: bytes) -> None:
         """A question is about to be answered: under its name nothing is free any more."""
         with self._lock:

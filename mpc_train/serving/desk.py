@@ -72,6 +72,10 @@ class ServiceDesk:
             raise QueryRefusedError(f"{model.name} has no [serve]", "not-allowed")
         self._allowance.take(client, model.digest, rows, serve.rows_a_day, name)
 
+    def left(self, client: str, model: Offered) -> int:
+        serve = model.job.serve
+        return 0 if serve is None else self._allowance.left(client, model.digest, serve.rows_a_day)
+
     def answered(self, client: str, model: str, rows: int, name: bytes) -> None:
         self._allowance.answered(client, name)
         self._journal.answered(client, model, rows)

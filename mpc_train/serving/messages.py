@@ -3,9 +3,11 @@
 question   client → each evaluator: the model's digest (32 bytes), rows (32 bits), a random name
            (16 bytes) under which the client repeats it if it hears nothing, and at the last
            evaluator its summands as int64 words, by `forward.asked_shapes`, one after the
-           other; the other evaluators draw theirs from a stream in common with the client
-answer     0, then this evaluator's summands of the answers, int64[rows, answers]; or 1 and a
-           word of `offered.REFUSALS`
+           other; the other evaluators draw theirs from a stream in common with the client.
+           Of 0 rows, to the first evaluator alone: how many rows are left to this client today
+answer     0, then this evaluator's summands of the answers, int64[rows, answers]; or 1, the rows
+           left (64 bits) and a word of `offered.REFUSALS` in 16 bytes, the rows being 0 unless
+           the word is "quota"; or 2, the rows left and 16 zeros
 batch      first evaluator → others: what is computed next
 again      first evaluator → others: a repeated question whose answer is sent again
 order      first evaluator → dealer: how much is made next
@@ -16,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from struct import Struct
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import msgspec
 import numpy as np
@@ -26,7 +28,7 @@ from mpc_train.base.packed import decoded
 from mpc_train.errors import QueryError
 from mpc_train.serving.lanes import BUCKETS, WIDE_ROWS
 from mpc_train.serving.monitoring.window import MOST_UNITS
-from mpc_train.serving.offered import REFUSALS
+from mpc_train.serving.offered import NAME_BYTES, REFUSALS
 from parties.agreement.visitors import MAX_NUMBER
 from protocols.errors import FrameError
 from protocols.roles.streams import Stream
@@ -45,9 +47,19 @@ MAX_BATCH_BYTES = 1 << 16
 _HEAD = Struct(">32sI16s")
 HEAD_BYTES = _HEAD.size
 """Of a question, before its words."""
-_DONE, _REFUSED = b"\0", b"\1"
+_DONE, _REFUSED, _LEFT = b"\0", b"\1", b"\2"
+_SAID = Struct(">cQ16s")
+"""Refusals and numbers of rows left, all of one length."""
 
 Shapes = Mapping[str, tuple[tuple[int, int], int]]
+
+
+class Refused(NamedTuple):
+    """code: a word of REFUSALS. left: rows of today, if it is "quota"."""
+
+    code: str
+    left: int
+
 
 Number = Annotated[int, Meta(ge=1, lt=MAX_NUMBER)]
 
@@ -136,11 +148,12 @@ def question_parts(
 
 
 def question_head(client: str, data: memoryview) -> tuple[str, int, bytes]:
-    """The model's digest, the number of rows, and the question's name. Raises QueryError."""
+    """The model's digest, the number of rows (0: how many are left), and the question's name.
+    Raises QueryError."""
     if len(data) < HEAD_BYTES:
         raise QueryError(f"{client} sent a question without a head")
     digest, rows, name = _HEAD.unpack(data[:HEAD_BYTES])
-    if rows not in BUCKETS:
+    if rows and rows not in BUCKETS:
         raise QueryError(f"{client} sent a question of {rows} rows; possible: {BUCKETS}")
     return digest.hex(), rows, name
 
@@ -178,22 +191,42 @@ def answer_of(words: Words) -> bytes:
     return _DONE + np.ascontiguousarray(words, "<i8").tobytes()
 
 
-def refusal_of(code: str) -> bytes:
-    """At an evaluator: a word of REFUSALS."""
-    return _REFUSED + code.encode()
+def refusal_of(code: str, left: int = 0) -> bytes:
+    """At an evaluator: a word of REFUSALS; for "quota" with the rows that are left today."""
+    return _SAID.pack(_REFUSED, left, code.encode())
+
+
+def left_question(digest: str) -> bytes:
+    """At a client: how many rows of today are left of this model."""
+    return _HEAD.pack(bytes.fromhex(digest), 0, bytes(NAME_BYTES))
+
+
+def left_of(left: int) -> bytes:
+    """At the first evaluator: rows that are left to a client today."""
+    return _SAID.pack(_LEFT, left, b"")
 
 
 def is_refusal(data: memoryview) -> bool:
     return bytes(data[:1]) == _REFUSED
 
 
-def answer_from(evaluator: str, data: memoryview, shape: Shape) -> Words | str:
-    """At a client: an evaluator's summands, or the word with which it refuses. Raises
-    QueryError."""
-    kind, rest = bytes(data[:1]), data[1:]
-    if kind == _REFUSED and len(rest) < 32 and (code := bytes(rest).decode("ascii", "replace")):
-        if code in REFUSALS:
-            return code
-    elif kind == _DONE and len(rest) == 8 * int(np.prod(shape)):
-        return np.frombuffer(rest, "<i8").astype(np.int64).reshape(shape)
+def answer_from(evaluator: str, data: memoryview, shape: Shape) -> Words | Refused:
+    """At a client: an evaluator's summands, or its refusal. Raises QueryError."""
+    if bytes(data[:1]) == _DONE and len(data) == 1 + 8 * int(np.prod(shape)):
+        return np.frombuffer(data[1:], "<i8").astype(np.int64).reshape(shape)
+    said = left_from(evaluator, data)
+    if isinstance(said, int):
+        raise QueryError(f"{evaluator} sent a malformed answer")
+    return said
+
+
+def left_from(evaluator: str, data: memoryview) -> int | Refused:
+    """At a client: the rows that are left today, or a refusal. Raises QueryError."""
+    if len(data) == _SAID.size:
+        kind, left, said = _SAID.unpack(data)
+        code = said.rstrip(b"\0").decode("ascii", "replace")
+        if kind == _REFUSED and code in REFUSALS:
+            return Refused(code, left)
+        if kind == _LEFT and not code:
+            return int(left)
     raise QueryError(f"{evaluator} sent a malformed answer")

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 REFUSALS = {
     "unknown-model": "no model of this name is served, or it was retired",
     "not-allowed": "the model's owners have not allowed this client to ask it",
-    "quota": "the rows that its owners allow this client on one day are spent, until 00:00 UTC",
+    "quota": "the question counts as more rows than are left of those that the model's owners "
+    "allow this client on one day, until 00:00 UTC",
     "busy": "more questions of this client wait than the service keeps; ask again",
     "unavailable": "the service does not answer now: a node is away or starts again; ask again",
     "malformed": "the question does not fit the model, or the two sides run different releases",
@@ -65,3 +66,7 @@ class Service(Protocol):
         several threads. Raises QueryRefusedError with a word of REFUSALS, QueryError and
         PartiesError.
         """
+
+    def left(self, model: Offered) -> int:
+        """How many rows this client may still ask today, as the first evaluator counts. Nothing is
+        counted for it. Raises as `ask`."""

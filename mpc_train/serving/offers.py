@@ -9,6 +9,7 @@ from msgspec import UNSET
 
 from mpc_train.errors import QueryError, QueryRefusedError
 from mpc_train.evaluation.histograms import histograms
+from mpc_train.jobs.serve import decimals_words
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -49,8 +50,14 @@ def allowed(model: Offered) -> Serve:
 
 def answers_with(serve: Serve) -> str:
     """What leaves, and how often, for people."""
-    rounded = "" if serve.decimals is None else f", {serve.decimals} decimals"
+    rounded = "" if serve.decimals is None else f", {decimals_words(serve.decimals)}"
     return f"{serve.answer}{rounded}; {serve.rows_a_day:,} rows a day"
+
+
+def left_words(model: Offered, left: int) -> str:
+    """How many of a day's rows are left, for people."""
+    said = f"of the {allowed(model).rows_a_day:,} rows that the owners of {model.name} allow this"
+    return f"{said} client today (until 00:00 UTC), {left:,} are left"
 
 
 def described(offered: Offered) -> dict[str, Any]:

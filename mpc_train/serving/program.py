@@ -111,6 +111,9 @@ class Desk(Protocol):
         """Count rows before they are computed; once for a question that was lost and is asked again
         under its name. Raises QueryRefusedError."""
 
+    def left(self, client: str, model: Offered) -> int:
+        """How many rows of a model a client may still ask today."""
+
     def answered(self, client: str, model: str, rows: int, name: bytes) -> None:
         """Answers are about to leave. model: its digest."""
 
@@ -140,6 +143,9 @@ class NoDesk:
     """For tests and measurements."""
 
     def take(self, client: str, model: Offered, rows: int, name: bytes) -> None: ...
+
+    def left(self, client: str, model: Offered) -> int:
+        return 0
 
     def answered(self, client: str, model: str, rows: int, name: bytes) -> None: ...
 
@@ -461,6 +467,9 @@ class Evaluation:
 
     def _take_in(self, heard: Heard) -> None:
         asked, code = self._read(heard)
+        if asked is not None and not asked.rows:
+            self._say_left(asked)
+            return
         if asked is not None and self._leads and self._repeats(asked):
             return
         if asked is not None and self._leads:
@@ -479,7 +488,19 @@ class Evaluation:
         if asked is not None:
             model, rows = self._agreed.offered[asked.model].digest, asked.rows
         self._desk.refused(client, model, code, rows)
-        self._visitors.answer(visit, number, messages.refusal_of(code))
+        left = 0
+        if asked is not None and code == "quota":
+            left = self._desk.left(client, self._agreed.offered[asked.model])
+        self._visitors.answer(visit, number, messages.refusal_of(code, left))
+
+    def _say_left(self, asked: Asked) -> None:
+        """Answer how many rows are left; the first evaluator does, which hears every question."""
+        code = self._bars(asked) if self._leads else "malformed"
+        if code:
+            self._refuse(*asked.key, code, asked)
+            return
+        left = self._desk.left(asked.client, self._agreed.offered[asked.model])
+        self._visitors.answer(asked.visit, asked.number, messages.left_of(left))
 
     def _forget(self, newest: Asked) -> None:
         """Drop what the first evaluator has refused, or was never asked: no client has so many
@@ -516,19 +537,25 @@ class Evaluation:
 
     def _refuses(self, asked: Asked) -> str:
         """The word with which a question is not computed; empty: it is, and its rows count."""
-        model = self._agreed.offered[asked.model]
-        serve = model.job.serve
-        if self._is_retired(asked.model):
-            return "unknown-model"
-        if serve is None or asked.client not in serve.clients:
-            return "not-allowed"
+        if code := self._bars(asked):
+            return code
         waiting = sum(key[0] == asked.client for key in self._waiting)
         if self._leads and waiting >= MOST_WAITING:
             return "busy"
         try:
+            model = self._agreed.offered[asked.model]
             self._desk.take(asked.client, model, asked.rows, asked.name)
         except QueryError as error:
             return error.code
+        return ""
+
+    def _bars(self, asked: Asked) -> str:
+        """The word with which a client may not ask a model at all; empty: it may."""
+        serve = self._agreed.offered[asked.model].job.serve
+        if self._is_retired(asked.model):
+            return "unknown-model"
+        if serve is None or asked.client not in serve.clients:
+            return "not-allowed"
         return ""
 
     def _is_retired(self, place: int) -> bool:

@@ -39,7 +39,8 @@ def question(data: bytes) -> Any:
 def asked() -> Sequence[bytes]:
     shapes = asked_shapes(described().job, 1)
     words = {name: np.ones(shape, np.int64) for name, (shape, _) in shapes.items()}
-    return messages.question_parts(described().digest, words, [], bytes(16))
+    whole = messages.question_parts(described().digest, words, [], bytes(16))
+    return [*whole, messages.left_question(described().digest)]
 
 
 def read_answer(data: bytes) -> Any:
@@ -47,7 +48,16 @@ def read_answer(data: bytes) -> Any:
 
 
 def answers() -> Sequence[bytes]:
-    return [messages.answer_of(np.ones((2, 1), np.int64)), messages.refusal_of("busy")]
+    refused = [messages.refusal_of("busy"), messages.refusal_of("quota", 84)]
+    return [messages.answer_of(np.ones((2, 1), np.int64)), *refused]
+
+
+def read_left(data: bytes) -> Any:
+    return messages.left_from("ann", memoryview(data))
+
+
+def lefts() -> Sequence[bytes]:
+    return [messages.left_of(84), messages.refusal_of("not-allowed")]
 
 
 def from_peer(read: Callable[[str, bytes], Any]) -> Callable[[bytes], Any]:
@@ -76,6 +86,9 @@ PARSERS: dict[str, Parser] = {
     ),
     "answer of a service": Parser(
         read_answer, answers, (QueryError,), ("mpc_train.serving.messages",)
+    ),
+    "rows that are left at a service": Parser(
+        read_left, lefts, (QueryError,), ("mpc_train.serving.messages",)
     ),
     "batch of a service": Parser(
         from_peer(messages.batch_from),

@@ -127,8 +127,9 @@ class Asker:
         for name in self.house.names:
             for data in self.house.queues[name].answers[self.visit, number]:
                 said = messages.answer_from(name, memoryview(data), total.shape)
-                if isinstance(said, str):
-                    refused.append(f"{name}: {said}")
+                if isinstance(said, messages.Refused):
+                    left = f", {said.left} left" if said.code == "quota" else ""
+                    refused.append(f"{name}: {said.code}{left}")
                 else:
                     with np.errstate(over="ignore"):
                         total += said

@@ -17,6 +17,7 @@ from mpc_train.jobs.serve import Serve
 from mpc_train.owners.applied import applied
 from mpc_train.owners.local import Local
 from mpc_train.results.predicting import Predictor, load_predictor
+from mpc_train.serving.lanes import bucket_of
 from mpc_train.serving.offered import MOST_ROWS, REFUSALS, Offered
 from protocols.arrays import Reals
 from tests.mpc_train.results.test_artifact import Run, opened
@@ -56,6 +57,8 @@ class ClearService:
         self.asked: list[int] = []
         """The rows of each question that was answered."""
         self.questions = 0
+        self.spent: int | None = 0
+        """Rows of today; None: nobody says."""
         self.at_once = self.most_at_once = 0
         self._lock = threading.Lock()
         offered: dict[str, tuple[Offered, ...]] = {}
@@ -74,6 +77,12 @@ class ClearService:
     def models(self) -> Mapping[str, tuple[Offered, ...]]:
         return self._models
 
+    def left(self, model: Offered) -> int:
+        if self.spent is None:
+            raise QueryRefusedError("nobody says", "unavailable")
+        assert model.job.serve is not None
+        return max(0, model.job.serve.rows_a_day - self.spent)
+
     def ask(self, model: Offered, rows: Local, name: bytes = b"") -> Reals:
         assert 0 < len(rows.values) <= MOST_ROWS
         with self._lock:
@@ -89,6 +98,8 @@ class ClearService:
                 raise QueryRefusedError(f"the service refuses: {REFUSALS[code]}", code)
             with self._lock:
                 self.asked.append(len(rows.values))
+                if self.spent is not None:
+                    self.spent += bucket_of(len(rows.values))
             return self._answered(model, rows)
         finally:
             with self._lock:

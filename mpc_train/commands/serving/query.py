@@ -38,16 +38,19 @@ from mpc_train.commands.table_options import (
 from mpc_train.errors import (
     ConfigError,
     DataError,
+    QueryError,
     QueryRefusedError,
     UnansweredError,
     classify,
     explain,
 )
+from parties.errors import PartiesError
 from parties.files import move
+from protocols.errors import ProtocolError
 
 if TYPE_CHECKING:
     from mpc_train.asking.predictions import SharedPredictor
-    from mpc_train.serving.offered import Service
+    from mpc_train.serving.offered import Offered, Service
     from mpc_train.tables.source import Source
 
 PROGRESS_S = 5.0
@@ -126,13 +129,14 @@ def query_command(
         )
         _check_readable(table)
         from mpc_train.asking.predictions import SharedPredictor
-        from mpc_train.serving.offers import find
+        from mpc_train.serving.offers import find, left_words
 
         with _asking(config, passphrase_file, passphrase_fd) as (node, service):
             predictor = SharedPredictor(
                 service, find(service.models, model, version), from_row, rows
             )
             asked = _ask(predictor, source, out, tuple(ids or ()), node, output)
+            left = _left(service, predictor.model)
         if output is Format.json:
             offered = predictor.model
             emit(
@@ -144,10 +148,14 @@ def query_command(
                     "rows": asked,
                     "columns": list(predictor.columns),
                     "out": out,
+                    "rows_left": left,
                 }
             )
         else:
             say(f"{asked} predictions in {out}")
+            if left is not None:
+                words = left_words(predictor.model, left)
+                say(f"{words[0].upper()}{words[1:]}.")
         if not asked:
             say(f"warning: {table} has columns and no row: nothing was asked", aside=True)
 
@@ -201,11 +209,11 @@ def _ask(
     from mpc_train.tables.spelling import name_of
 
     kept, first = tuple(map(name_of, ids)), predictor.first
-    questions = predictor.questions(source, kept)
-    total = sum(questions)
+    chunks = predictor.rows_of(source, kept)
+    total = sum(chunks)
     if not total and first > 1:
         raise DataError(f"{label_of(source)}: has no row {first}; correct --from-row")
-    _check_day(predictor, questions)
+    _check_day(predictor, chunks)
     into = named_in_vault(out)
     form = "csv" if into is not None else form_of(out, Path(source.file))
     progress = _Progress(total, output)
@@ -218,7 +226,8 @@ def _ask(
             with text_into(node.store, PREDICTIONS, into, predictor.job.digest().hex()) as file:
                 return write_to(file)
         except BaseException as error:
-            raise _unanswered(error, first, progress.done, "") from error
+            count = predictor.counted.rows
+            raise _unanswered(error, first, progress.done, "", count) from error
     path = Path(out)
     staged = path.with_name(f".{path.name}.{os.getpid()}")
     failed: list[BaseException] = []
@@ -228,7 +237,7 @@ def _ask(
             return write_to(file)
         except BaseException as error:
             if not progress.done or classify(error)[1] == "internal":
-                raise
+                raise _unanswered(error, first, 0, "", predictor.counted.rows) from error
             failed.append(error)
             return progress.done
 
@@ -243,38 +252,54 @@ def _ask(
             f"{named}: cannot be written ({error.strerror}); the predictions are in {staged}"
         ) from error
     if failed:
-        raise _unanswered(failed[0], first, asked, str(named)) from failed[0]
+        why, count = failed[0], predictor.counted.rows
+        raise _unanswered(why, first, asked, str(named), count) from why
     return asked
 
 
-def _check_day(predictor: "SharedPredictor", questions: list[int]) -> None:
-    """Raise QueryRefusedError if all questions together count for more rows than a day has."""
-    from mpc_train.asking.predictions import counted, fitting
-    from mpc_train.serving.offers import allowed
+def _left(service: "Service", model: "Offered") -> int | None:
+    """The rows that are left of today; None if that cannot be had now."""
+    try:
+        return service.left(model)
+    except (QueryError, PartiesError, ProtocolError):
+        return None
 
-    most, count = allowed(predictor.model).rows_a_day, counted(questions)
-    if count <= most:
+
+def _check_day(predictor: "SharedPredictor", chunks: list[int]) -> None:
+    """Raise QueryRefusedError if the whole table counts for more rows than are left of the day."""
+    from mpc_train.asking.predictions import counts_for, fitting
+    from mpc_train.serving.offers import allowed, left_words
+
+    count, left = sum(map(counts_for, chunks)), _left(predictor.service, predictor.model)
+    if left is None:
+        left = allowed(predictor.model).rows_a_day
+    if count <= left:
         return
-    total = sum(questions)
-    padded = f", which count as {count:,} since questions are padded," if count > total else ""
+    total, fits = sum(chunks), fitting(chunks, left)
+    padded = f", which count as {count:,} since questions are padded" if count > total else ""
+    some = f"; ask some of them: --from-row {predictor.first} --rows {fits}" if fits else ""
     raise QueryRefusedError(
-        f"{total:,} rows would be asked{padded} but the owners of {predictor.model.name} allow a "
-        f"client {most:,} a day (UTC); ask some of them: --from-row {predictor.first} --rows "
-        f"{fitting(questions, most)}",
+        f"{total:,} rows would be asked{padded}, but {left_words(predictor.model, left)}{some}",
         "quota",
     )
 
 
-def _unanswered(error: BaseException, first: int, done: int, kept: str) -> BaseException:
-    """The error for a table that was answered in part; the error itself if no row was."""
-    if not done or classify(error)[1] == "internal":
+def _unanswered(
+    error: BaseException, first: int, done: int, kept: str, counted: int
+) -> BaseException:
+    """The error for a table that was not answered to its end; the error itself if no row was
+    answered, or counted. counted: how many rows of the day may have been."""
+    if not (done or counted) or classify(error)[1] == "internal":
         return error
     why = "interrupted" if isinstance(error, KeyboardInterrupt) else explain(error)
     rows = f"rows {first:,} to {first + done - 1:,}"
     where = f"the predictions of {rows} are in {kept}" if kept else f"{rows} were not kept"
+    left_out = f"rows from {first + done:,} on were not answered; {where}; ask the others"
+    if not done:
+        left_out = "no row was answered, and nothing was written; ask again"
     after = first + done if kept else first
     return UnansweredError(
-        f"{why}; rows from {first + done:,} on were not answered; {where}; ask the others with "
+        f"{why}; this has counted for up to {counted:,} rows of today; {left_out} with "
         f"--from-row {after} when it can be answered"
     )
 
@@ -310,7 +335,7 @@ def _show(service: "Service", output: Format) -> None:
     from mpc_train.serving.offers import allowed, answers_with, counted_words, described
 
     offered = [one for models in service.models.values() for one in models]
-    found = [described(one) for one in offered]
+    found = [described(one) | {"rows_left": _left(service, one)} for one in offered]
     if output is Format.json:
         emit({"status": "ok", "models": found})
         return
@@ -319,7 +344,9 @@ def _show(service: "Service", output: Format) -> None:
     for model, one in zip(offered, found, strict=True):
         say(f"{one['model']} {one['version']}: {one['kind']} model of {one['label']}")
         say(f"  digest {one['digest']}")
-        say(f"  answers with the {answers_with(allowed(model))}")
+        left = one["rows_left"]
+        more = "" if left is None else f", of which {left:,} are left today (until 00:00 UTC)"
+        say(f"  answers with the {answers_with(allowed(model))}{more}")
         if said := counted_words(model.job):
             say(f"  {said}")
         for column in one["columns"]:

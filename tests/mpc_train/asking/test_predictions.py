@@ -13,7 +13,14 @@ import numpy as np
 import pytest
 
 from mpc_train.asking import predictions
-from mpc_train.asking.predictions import AT_ONCE, SharedPredictor, counted, fitting
+from mpc_train.asking.predictions import (
+    AT_ONCE,
+    MOST_PARTS,
+    SharedPredictor,
+    counts_for,
+    divided,
+    fitting,
+)
 from mpc_train.errors import (
     ConfigError,
     DataError,
@@ -23,6 +30,7 @@ from mpc_train.errors import (
 )
 from mpc_train.owners.local import Local
 from mpc_train.results.predicting import Predictor
+from mpc_train.serving.lanes import bucket_of
 from mpc_train.serving.offered import MOST_ROWS, NAME_BYTES, Offered
 from mpc_train.serving.offers import find
 from mpc_train.tables.source import Source
@@ -57,9 +65,10 @@ def test_a_table_gets_the_predictions_of_the_opened_model(clear: Predictor, tabl
     service = ClearService((clear, {}))
     predictor = asking(service)
     assert predictor.columns == clear.columns
-    assert sum(predictor.questions(table)) == ROWS and not service.asked
+    assert sum(predictor.rows_of(table)) == ROWS and not service.asked
     assert all_rows(predictor.records(table, ["note"])) == all_rows(clear.records(table, ["note"]))
-    assert sorted(service.asked) == sorted([MOST_ROWS] * 3 + [7])
+    assert sorted(service.asked) == [1] * 7 + [MOST_ROWS] * 3
+    assert predictor.counted.rows == ROWS == service.spent
 
 
 @pytest.mark.parametrize("kind", ["logistic", "mlp", "softmax"])
@@ -128,7 +137,7 @@ def test_what_passes_is_asked_again(clear: Predictor, table: Source) -> None:
     codes = {0: "busy", 2: "unavailable", 3: "busy"}
     service = ClearService((clear, {}), refuse=codes.get)
     assert all_rows(asking(service).records(table)) == all_rows(clear.records(table))
-    assert service.questions == 4 + len(codes)
+    assert service.questions == 3 + 7 + len(codes)
 
 
 def test_a_question_keeps_its_name_while_nobody_knows_whether_it_was_answered(
@@ -149,7 +158,9 @@ def test_a_question_keeps_its_name_while_nobody_knows_whether_it_was_answered(
 
     predictor = asking(Losing((clear, {})))
     predictor.predicted(typed(3, 1))
+    assert predictor.counted.rows == 16
     predictor.predicted(typed(3, 1))
+    assert predictor.counted.rows == 32  # what was refused is not counted, what was lost once
     assert [names.index(name) for name in names] == [0, 0, 0, 3, 4]
     assert {len(name) for name in names} == {NAME_BYTES}
 
@@ -210,7 +221,7 @@ def test_only_some_rows_are_asked(clear: Predictor, table: Source, first: int, m
     predictor = asking(service, first=first, most=most)
     stop = first - 1 + most if most else ROWS
     expected = all_rows(clear.records(table))[first - 1 : stop]
-    assert sum(predictor.questions(table)) == len(expected)
+    assert sum(predictor.rows_of(table)) == len(expected)
     for found, row in zip(all_rows(predictor.records(table)), expected, strict=True):
         # A float product of other numbers of rows may differ in its last place.
         numbers = [pytest.approx(cell, rel=1e-12) for cell in row if isinstance(cell, float)]
@@ -241,9 +252,9 @@ def test_faults_of_the_table_are_known_before_a_row_is_asked(
     lines[299] = "x,40,,,200,yes,nowhere"
     path.write_text("\n".join(lines))
     with pytest.raises(DataError, match=r"new\.csv: line 300"):
-        asking(service).questions(Source(str(path)))
+        asking(service).rows_of(Source(str(path)))
     with pytest.raises(ConfigError, match="cannot be kept"):
-        asking(service).questions(Source(str(path)), ["prediction"])
+        asking(service).rows_of(Source(str(path)), ["prediction"])
     assert not service.questions
 
 
@@ -281,17 +292,36 @@ def test_answers_that_are_none_are_no_predictions(
 
 
 @pytest.mark.parametrize(
-    ("questions", "most", "count", "rows"),
+    ("chunks", "most", "count", "rows"),
     [
-        ([128, 128, 128, 116], 500, 512, 400),  # 3 · 128, and 16 of the last 116
-        ([128, 128, 128, 116], 512, 512, 500),
-        ([128, 5], 129, 144, 129),
-        ([128, 5], 128, 144, 128),
-        ([100], 20, 128, 16),
-        ([7], 0, 16, 0),
+        ([500], 500, 512, 497),  # 3 · 128, 7 · 16 and 1; another 3 would be 11 questions
+        ([500], 512, 512, 500),
+        ([500], 400, 512, 400),
+        ([133], 129, 133, 129),
+        ([128, 5], 128, 133, 128),
+        ([100], 20, 112, 20),
+        ([137], 143, 144, 136),  # 8 are asked one by one, 9 would be padded to 16
+        ([7], 0, 7, 0),
+        ([40], 300, 48, 40),
     ],
 )
 def test_what_fits_a_day_is_counted_as_the_service_counts(
-    questions: list[int], most: int, count: int, rows: int
+    chunks: list[int], most: int, count: int, rows: int
 ) -> None:
-    assert counted(questions) == count and fitting(questions, most) == rows
+    assert sum(map(counts_for, chunks)) == count and fitting(chunks, most) == rows
+
+
+def test_a_table_counts_for_few_rows_in_few_questions() -> None:
+    assert [divided(rows) for rows in (1, 3, 9, 17, 40, 128)] == [
+        *([1], [1] * 3, [9], [16, 1], [16, 16, 8], [128])
+    ]
+    for rows in range(1, 2 * MOST_ROWS + 1):
+        questions = divided(rows)
+        assert sum(questions) == rows and min(questions) > 0
+        assert len(questions) <= MOST_PARTS + rows // MOST_ROWS and MOST_PARTS <= AT_ONCE
+        whole, rest = divmod(rows, MOST_ROWS)
+        assert counts_for(rows) <= whole * MOST_ROWS + (bucket_of(rest) if rest else 0)
+        # A part of 16 holds more than 8 rows, or there are at most 8 questions with it.
+        assert counts_for(rows) - rows < 16
+    for rows, most in ((40, 38), (115, 113), (300, 299), (300, 127)):
+        assert counts_for(fitting([rows], most)) <= most < counts_for(rows)

@@ -90,6 +90,58 @@ def test_the_section_is_part_of_what_is_signed(tmp_path: Path) -> None:
         assert other.digest() != job.digest()
 
 
+REACHING = schema_toml(
+    column("age", range=[18, 90]),
+    column("dose", range=[0, 20]),
+    column("marker", range=[-16, 16]),
+    column("smoker", "boolean"),
+    column("ill", "boolean"),
+)
+
+
+def test_columns_that_reach_beyond_the_limit_are_named_at_once(tmp_path: Path) -> None:
+    """An owner would refuse their cells, and end the run."""
+    text = with_data(text=PRIVATE)
+    (tmp_path / "schema.toml").write_text(REACHING)
+    said = refused(tmp_path, text)
+    assert "'age' may be 18 to 90" in said and "'dose' may be 0 to 20" in said
+    assert '{ name = "age", center = 54, scale = 36 }' in said and "±16 (data.limit)" in said
+    assert "marker" not in said and "smoker" not in said
+    age = '{ name = "age", center = 54, scale = 36 }'
+    listed = f'schema = "schema.toml"\nfeatures = [{age}, "dose", "marker", "smoker"]'
+    said = refused(tmp_path, text.replace('schema = "schema.toml"', listed))
+    assert "'age'" not in said and "'dose'" in said
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        "[prepare]\ncolumns.age.clip = [0, 16]\ncolumns.dose.clip = [0, 1]\n",
+        '[prepare]\ncolumns.age.log = "log"\ncolumns.dose.clip = [1, 9]\n',
+        '[prepare]\nscale = "standard"\n',
+        "limit = 90\n",
+    ],
+)
+def test_columns_that_stay_within_the_limit_are_taken(tmp_path: Path, more: str) -> None:
+    text = with_data(text=PRIVATE)
+    (tmp_path / "schema.toml").write_text(REACHING)
+    if more.startswith("limit"):
+        text = text.replace('schema = "schema.toml"', 'schema = "schema.toml"\n' + more)
+    else:
+        text += more
+    load_job(write_job(tmp_path, text))
+
+
+def test_a_label_that_reaches_beyond_the_limit_is_named(tmp_path: Path) -> None:
+    load_job(write_job(tmp_path, noisy_toml("linear")))
+    text = noisy_toml("linear").replace("range = [-8, 8]", "range = [0, 200]")
+    assert "data.label: 'y' may be 0 to 200 and has no center" in refused(tmp_path, text)
+    text = noisy_toml("linear").replace(
+        "range = [-8, 8]", "range = [0, 200], center = 100, scale = 100"
+    )
+    load_job(write_job(tmp_path, text))
+
+
 @pytest.mark.parametrize(
     ("old", "new", "key"),
     [
@@ -147,8 +199,8 @@ def test_more_than_the_budget_is_refused_with_a_table(tmp_path: Path) -> None:
 def test_a_patient_s_rows_share_the_norm_and_multiply_the_noise(tmp_path: Path) -> None:
     schema = schema_toml(
         column("patient", "identifier"),
-        column("age", range=[0, 120]),
-        column("dose", range=[-30, 30]),
+        column("age", range=[0, 12]),
+        column("dose", range=[-9, 9]),
         column("ill", "category", levels=["0", "1"]),
     )
     (tmp_path / "schema.toml").write_text(schema)

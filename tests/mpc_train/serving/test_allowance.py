@@ -67,6 +67,21 @@ def test_a_clock_that_goes_back_after_a_day_has_begun(tmp_path: Path) -> None:
     assert used_up(Allowance(path, calendar), 10) == 0
 
 
+def test_rows_that_are_left_are_those_that_are_given_out(tmp_path: Path) -> None:
+    calendar, path = Calendar(), tmp_path / "quota.json"
+    counts = Allowance(path, calendar)
+    assert counts.left("ann", "risk", 100) == 100
+    taken = counts.take("ann", "risk", 16, 100)
+    assert not fits(counts, "ann", 85, 100)
+    assert counts.left("ann", "risk", 100) == 84 and counts.left("bob", "risk", 100) == 100
+    assert counts.left("ann", "risk", 10) == 0  # its owners allow fewer than were asked
+    counts.refund(taken)
+    assert counts.left("ann", "risk", 100) == 100
+    assert fits(counts, "ann", 100, 100)
+    calendar.day += timedelta(days=1)
+    assert counts.left("ann", "risk", 100) == 100
+
+
 def test_a_question_that_is_too_long_costs_nothing(tmp_path: Path) -> None:
     counts = Allowance(tmp_path / "quota.json")
     assert not fits(counts, "ann", 11, 10)

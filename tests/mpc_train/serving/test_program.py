@@ -279,12 +279,12 @@ def test_parts_that_are_announced_twice_or_of_another_model_are_not_computed(
 
 def test_questions_have_the_sizes_of_units_and_no_other() -> None:
     """So that nobody sees how many rows a client has, and no row is computed uncounted."""
-    for rows in BUCKETS:
+    for rows in (0, *BUCKETS):  # of 0 nothing is computed: it asks how many are left
         head = memoryview(bytes(32) + rows.to_bytes(4, "big") + b"n" * 16)
         assert messages.question_head("clinic", head) == ("00" * 32, rows, b"n" * 16)
         with pytest.raises(QueryError, match="without a head"):
             messages.question_head("clinic", head[:-1])
-    for rows in (0, 2, 17, 127, 129, WIDE_ROWS, 2**32 - 1):
+    for rows in (2, 17, 127, 129, WIDE_ROWS, 2**32 - 1):
         head = memoryview(bytes(32) + rows.to_bytes(4, "big") + b"n" * 16)
         with pytest.raises(QueryError, match=f"a question of {rows} rows; possible"):
             messages.question_head("clinic", head)
@@ -492,12 +492,15 @@ def test_what_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
     class Spent(NoDesk):
         def __init__(self, most: int) -> None:
-            self.left = most
+            self.most = most
 
         def take(self, client: str, model: Offered, rows: int, name: bytes) -> None:
-            self.left -= rows
-            if self.left < 0:
+            if rows > self.most:
                 raise QueryRefusedError("spent", "quota")
+            self.most -= rows
+
+        def left(self, client: str, model: Offered) -> int:
+            return self.most
 
     job = job_of(tmp_path)
     house = house_of(job, job_of(tmp_path / "other", text=CLASSES, clients=("practice",)))
@@ -508,14 +511,16 @@ def test_what_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         [clinic.asks(Offered(1, one.job, "00" * 32), rows)],
         [clinic.asks(other, rows)],
         *([practice.asks(one, rows)] for _ in range(4)),
+        [practice.asks(one, rows_of(2))],
     )
     assert set(clinic.answer(one, 1, 1)) == {"ann: unknown-model", "bob: unknown-model"}
     assert clinic.answer(one, 2, 1) == ["ann: not-allowed"]
     for number in (1, 2):
         right(practice, one, number, rows)
     # The count of each evaluator holds, the following ones' as well.
-    assert practice.answer(one, 3, 1) == ["bob: quota"]
-    assert practice.answer(one, 4, 1) == ["ann: quota"]
+    assert practice.answer(one, 3, 1) == ["bob: quota, 0 left"]
+    assert practice.answer(one, 4, 1) == ["ann: quota, 0 left"]
+    assert practice.answer(one, 5, 2) == ["ann: quota, 0 left"]
 
 
 def test_a_client_that_floods_is_told_that_it_is_too_much(tmp_path: Path) -> None:
@@ -678,6 +683,45 @@ def test_a_repeated_question_counts_once_and_gets_the_same_answer(tmp_path: Path
     assert {desk.spent for desk in desks.values()} == {1 + 1 + 16}
     assert house.used_twice() == 0
     assert house.reports["ann"]["batches"] == 3
+
+
+def test_a_client_hears_how_many_rows_are_left(tmp_path: Path) -> None:
+    """From the first evaluator, of models that it may ask; nothing is counted or computed for it,
+    and what says so is as long as any refusal."""
+    house = house_of(
+        job_of(tmp_path, rows_a_day=20),
+        job_of(tmp_path / "other", text=CLASSES, clients=("practice",)),
+    )
+    one, other = house.models
+    for name in house.names:
+        (tmp_path / name).mkdir()
+    desks = {name: Counting(tmp_path / name) for name in house.names}
+    house.desks = dict(desks)
+    clinic, rows = Asker("clinic", house), rows_of(2)
+
+    def asks(model: Offered, name: str = "ann") -> Any:
+        clinic.number += 1
+        return clinic.sends({name: messages.left_question(model.digest)})
+
+    house.serve(
+        [asks(one)],
+        [clinic.asks(one, rows), asks(one)],
+        [clinic.asks(one, rows)],
+        [asks(other), asks(one, "bob"), clinic.asks(one, rows_of(1))],
+    )
+
+    def said(number: int, name: str = "ann") -> Any:
+        (data,) = house.queues[name].answers[clinic.visit, number]
+        assert len(data) == len(messages.refusal_of("busy"))
+        return messages.left_from(name, memoryview(data))
+
+    assert (said(1), said(3)) == (20, 4)
+    assert said(4) == messages.Refused("quota", 4) and said(5).code == "not-allowed"
+    assert clinic.answer(one, 4, 2) == ["ann: quota, 4 left"]
+    right(clinic, one, 2, rows)
+    right(clinic, one, 7, rows_of(1))
+    assert {desk.spent for desk in desks.values()} == {16 + 1}
+    assert house.reports["ann"]["batches"] == 2
 
 
 def test_a_repetition_that_others_answered_in_another_unit_is_refused(tmp_path: Path) -> None:

@@ -76,6 +76,7 @@ def test_a_table_in_and_a_table_out(
     found = as_json(*ask, "--out", out, "--id", "note")
     assert found["status"] == "ok"
     assert (found["rows"], found["model"], found["version"]) == (ROWS, "study", 2)
+    assert found["rows_left"] == 1000 - 2 * MOST_ROWS - 48
     assert mpc_train("predict", company.folder / "model", ask[1], "--out", plain, "--id", "note")
     assert out.read_bytes() == plain.read_bytes()
     assert sum(there.asked) == ROWS
@@ -145,12 +146,21 @@ def test_of_the_vault_nothing_is_kept_in_part(
 def test_more_rows_than_a_day_has_are_not_begun(
     serving: Serving, ask: tuple[object, ...], tmp_path: Path
 ) -> None:
-    there = serving(rows_a_day=ROWS - 1)
-    result = mpc_train(*ask, "--out", tmp_path / "found.csv")
-    assert result.exit_code == 6 and not there.questions
-    advised = result.stderr.rsplit("--rows ", 1)[1].strip()
-    assert f"--from-row 1 --rows {advised}" in result.stderr
-    assert mpc_train(*ask, "--out", tmp_path / "found.csv", "--rows", advised).exit_code == 0
+    there = serving(rows_a_day=ROWS + 16)
+    for spent in (17, None):
+        there.spent = spent
+        result = mpc_train(*ask, "--out", tmp_path / "found.csv")
+        if spent is None:  # then the service counts alone
+            assert result.exit_code == 0
+            break
+        assert result.exit_code == 6 and not there.questions
+        assert f"count as {2 * MOST_ROWS + 48}" in result.stderr
+        assert f"but of the {ROWS + 16} rows" in result.stderr
+        assert f"{ROWS - 1} are left; ask some" in result.stderr
+        advised = result.stderr.rsplit("--rows ", 1)[1].strip()
+        assert f"--from-row 1 --rows {advised}" in result.stderr
+        asked = mpc_train(*ask, "--out", tmp_path / "found.csv", "--rows", advised)
+        assert asked.exit_code == 0 and "Of the 316 rows" in asked.stdout
 
 
 def test_a_table_that_is_not_there_is_not_asked_about(company: Company, tmp_path: Path) -> None:
@@ -210,17 +220,18 @@ def test_a_bad_cell_is_named_before_a_row_is_asked(
 
 
 def test_what_may_be_asked_is_listed(company: Company, serving: Serving) -> None:
-    serving(answer="probability", decimals=3, rows_a_day=500)
+    serving(answer="probability", decimals=1, rows_a_day=500).spent = 16
     words = ("query", "--config", company.config("ann"), "--list")
     first, second = as_json(*words)["models"]
     assert (first["version"], second["version"]) == (1, 2)
-    assert (second["answer"], second["decimals"], second["rows_a_day"]) == ("probability", 3, 500)
+    assert (second["answer"], second["decimals"], second["rows_a_day"]) == ("probability", 1, 500)
     age, *others = second["columns"]
     assert age == {"name": "age", "kind": "number", "range": [0.0, 120.0], "nullable": True}
     assert [column["name"] for column in others] == ["income", "visits", "smoker", "region"]
+    assert (first["rows_left"], second["rows_left"]) == (1000 - 16, 484)
     shown = mpc_train(*words).stdout
     assert "study 2: logistic model of ill" in shown
-    assert "answers with the probability, 3 decimals; 500 rows a day" in shown
+    assert "answers with the probability, 1 decimal; 500 rows a day, of which 484 are" in shown
     lacking = mpc_train("query", "--config", company.config("ann"))
     assert lacking.exit_code == 3 and "--list" in lacking.stderr
 
@@ -230,6 +241,28 @@ def test_the_cause_of_an_unanswered_table_is_its_exit_status() -> None:
         error = UnansweredError("rows from 3 on were not answered")
         error.__cause__ = cause
         assert classify(error)[2] == status
+
+
+def test_an_interrupted_table_says_what_was_counted(
+    serving: Serving, ask: tuple[object, ...], tmp_path: Path
+) -> None:
+    out, interrupted = tmp_path / "found.csv", KeyboardInterrupt
+    for answered, said in (
+        (0, ["up to 128 rows of today", "no row was answered", "again with --from-row 1 "]),
+        (1, ["up to 256 rows of today", "found.rows-1-128.csv", "others with --from-row 129 "]),
+    ):
+
+        def refuse(number: int, answered: int = answered) -> None:
+            if number == answered:
+                raise interrupted
+
+        serving(refuse)
+        result = mpc_train(*ask, "--out", out)
+        assert result.exit_code == 130 and not out.exists()
+        assert all(each in result.stderr for each in ["interrupted", *said]), result.stderr
+    serving(lambda number: "quota")
+    refused = mpc_train(*ask, "--out", out)
+    assert refused.exit_code == 6 and "rows of today" not in refused.stderr
 
 
 def test_progress_is_told_from_time_to_time(capsys: pytest.CaptureFixture[str]) -> None:
