@@ -173,7 +173,7 @@ def test_the_fields_of_a_run() -> None:
     nothing: dict[str, dict[str, object]] = {name: {} for name in job.nodes}
     fields = {*summarise(job, nothing), *found_by(job, nothing)}
     later = {"model", "sealed", "twin_metrics", "max_weight_difference", "joined_rows"}
-    later |= {"unmatched_records", "preparation", "instead"}
+    later |= {"unmatched_records", "preparation", "instead", "federated"}
     assert named - fields == later
     assert {"status", "parties", "steps", "train_seconds", "step_seconds_median"} <= named
     assert {"bytes_sent", "rounds", "metrics"} <= named
