@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from mpc_train.jobs.job import Job
-from mpc_train.regression import noise as noises
 from mpc_train.regression.noise import noise_of, variance_of
 from mpc_train.regression.scales import PREDICTOR_BITS
 from mpc_train.regression.settings import sizes_of
 from protocols.arrays import Words
+from protocols.noise import summands
 from protocols.noise.summands import noisy_first, noisy_first_symmetric
 from protocols.roles.role import Role
 from protocols.shares.masked import Additive
@@ -80,14 +80,14 @@ def noise_of_run(
     """The noise of all nodes on each sum of a training, in the units of `Noise`."""
     kept: dict[int | None, list[tuple[str, Any, Any]]] = {}
     for name in ("noisy", "noisy_first", "noisy_first_symmetric"):
-        add = getattr(noises, name)
+        add = getattr(summands, name)
 
         def lifting(z: Additive, variance: Fraction, add: Any = add, name: str = name) -> Additive:
             found: Additive = add(z, variance)
             kept.setdefault(z.role.index, []).append((name, z, found))
             return found
 
-        monkeypatch.setattr(noises, name, lifting)
+        monkeypatch.setattr(summands, name, lifting)
     fitted(job, *noisy_rows(job), seed=seed)
     monkeypatch.undo()
     sums: dict[str, list[np.ndarray]] = {}

@@ -30,7 +30,14 @@ interactions = [["smoker", "region=south"]]
 """
 
 
+NARROW = "".join(
+    f"\n[prepare.columns.{name}]\nclip = [0, 16]\n" for name in ("age", "income", "visits")
+)
+"""Numbers that nothing scales have to be within `data.limit`."""
+
+
 def noisy_job(folder: Path, prepare: str = PREPARE, privacy: str = PRIVACY) -> Job:
+    prepare += "" if "scale" in prepare else NARROW
     text = JOB.replace("epochs = 2", "epochs = 2\nguard = false")
     return prepared_job(folder, prepare, text + privacy)
 

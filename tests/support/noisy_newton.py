@@ -13,12 +13,12 @@ import torch
 from mpc_train.jobs.job import Job
 from mpc_train.jobs.sealed import CHANGE, DEPENDENCE
 from mpc_train.owners.row_norms import bounded_labels, clipped_rows
-from mpc_train.regression import noise as noises
 from mpc_train.regression.course import RegressionCourse
 from mpc_train.regression.run import regress
 from mpc_train.regression.settings import regression_bits
 from protocols.arrays import Reals
 from protocols.crypten_tensor.tensor import MaskedTensor
+from protocols.noise import summands
 from protocols.roles.role import Role
 from protocols.shares.masked import Additive
 from tests.support.jobs import job_toml, loaded
@@ -155,7 +155,7 @@ def outcome_at(
 def without_noise(monkeypatch: Any) -> None:
     """The same program with no noise on its sums."""
     for name in ("noisy", "noisy_first", "noisy_first_symmetric"):
-        monkeypatch.setattr(noises, name, _as_it_is)
+        monkeypatch.setattr(summands, name, _as_it_is)
 
 
 def _as_it_is(z: Additive, variance: object) -> Additive:

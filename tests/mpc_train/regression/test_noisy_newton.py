@@ -18,6 +18,7 @@ from mpc_train.regression.course import GRADIENT, INFORMATION, UNRESOLVED, Regre
 from mpc_train.regression.table import NOT_CONVERGED, results
 from mpc_train.twin.private import Curator
 from mpc_train.twin.regression import private_fit
+from protocols.noise import summands
 from protocols.shares.masked import Additive
 from tests.support.noisy_newton import Fitted, fitted, noisy_job, noisy_rows, without_noise
 
@@ -153,8 +154,8 @@ def test_sums_that_all_steps_share_are_kept_and_taken_once(
     def not_again(*_: Any) -> Additive:
         raise AssertionError("noise was added a second time")
 
-    monkeypatch.setattr(noises, "noisy_first", not_again)
-    monkeypatch.setattr(noises, "noisy_first_symmetric", not_again)
+    monkeypatch.setattr(summands, "noisy_first", not_again)
+    monkeypatch.setattr(summands, "noisy_first_symmetric", not_again)
 
     def second(role: Any) -> RegressionCourse:
         values = {name: replace(x, role=role) for name, x in before[role.index].items()}
