@@ -159,6 +159,13 @@ def test_the_bounds_are_those_of_the_definition(
             assert float(found.labels) == pytest.approx(labels, rel=1e-3)
 
 
+def test_a_mean_beyond_every_label_bounds_the_residual(tmp_path: Path) -> None:
+    """Counts up to 2 and means up to e^2 = 7.39: a row of count 0 changes it by its mean."""
+    job = private(noisy_job(tmp_path, "poisson", l2="90"), clip=Fraction(6), clip_label=2)
+    assert float(changes_of(job).gradient) == pytest.approx(6 * exp(2), rel=2e-3)
+    assert changes_of(job).gradient >= 6 * exp(2)
+
+
 def test_each_sum_is_paid_for(tmp_path: Path) -> None:
     """A linear model once, whatever its steps; others in each step, and counts at the start."""
     for kind, steps, paid in (
