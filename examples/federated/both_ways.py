@@ -64,14 +64,11 @@ def facts(way: str, said: dict[str, Any], right: float) -> dict[str, str]:
     """The lines of the table for one way."""
     sent = said["bytes_sent"]
     evaluators = [sent[name] / 1e6 for name in said["evaluators"]]
-    learnt = {
-        name: [each for each in what if each in ("weight", "global_update")]
-        for name, what in said["learnt"].items()
-    }
+    gets = [name for name, what in said["learnt"].items() if {"weight", "global_update"} & {*what}]
     everybody = set.intersection(*(set(what) for what in said["learnt"].values()))
     return {
         "sees a model before the end": SEES[way],
-        "gets the model": ", ".join(name for name, what in learnt.items() if what),
+        "gets the model": ", ".join(gets),
         "everybody learns": ", ".join(sorted(everybody)),
         "compute": ", ".join(said["evaluators"]),
         "work": f"{said['steps']} {'rounds' if said.get('federated') else 'steps'}, "

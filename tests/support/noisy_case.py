@@ -15,14 +15,8 @@ from mpc_train.owners.local import Local, local_terms, sums
 from mpc_train.privacy.statistics import StatisticsPlan
 from protocols.arrays import Reals
 from tests.support.preparation_case import JOB, prepared_job, tables
+from tests.support.private import PRIVACY
 
-PRIVACY = """
-[privacy]
-epsilon = 3
-delta = 0.00001
-neighbours = "zeroed"
-clip = 2
-"""
 PREPARE = """
 scale = "standard"
 missing = "mean"
