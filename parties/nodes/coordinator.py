@@ -530,9 +530,7 @@ class Coordinator:
             self._handle(self._again.pop())
         for arrival in self._server.poll(0.1):
             self._handle(arrival)
-        while not self._strangers.empty():
-            who, times = self._strangers.get()
-            self._note(Kind.UNEXPECTED_PEER, {"who": who, "times": times})
+        self._note_strangers()
         for process in self._server.lost():
             self._visits.left(process)
             for name, node in list(self._nodes.items()):
@@ -546,6 +544,12 @@ class Coordinator:
             self._event(kind, node=name, **fields)
             away = (each for each, node in self._nodes.items() if self._is_away(node))
             self._tell(tuple(self._nodes), control.Away(tuple(sorted(away))))
+
+    def _note_strangers(self) -> None:
+        """Log who was turned away at the door since the last call."""
+        while not self._strangers.empty():
+            who, times = self._strangers.get()
+            self._note(Kind.UNEXPECTED_PEER, {"who": who, "times": times})
 
     def _is_away(self, node: "_Node") -> bool:
         return self._server.is_away(node.process)
@@ -792,6 +796,10 @@ class Coordinator:
     def _close(self, linger_s: float) -> None:
         self._server.close(linger_s)
         self._transport.close()
+        try:
+            self._note_strangers()  # those of the last moment: nobody attends any more
+        except AuditError as error:
+            log.error("%s", error)
 
 
 class _LeftError(Exception):

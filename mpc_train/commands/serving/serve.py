@@ -59,6 +59,12 @@ def serve(
     strangers: deque[tuple[str, int]] = deque()
     with counts, logbook(node.place, node.audit, identity, safe.keys(), "he serve") as audit:
         service = Service(served, counts, _recorder(audit))
+
+        def note_strangers() -> None:
+            while strangers:
+                who, times = strangers.popleft()
+                audit.append(Kind.UNEXPECTED_PEER, {"who": who, "times": times})
+
         with Port(
             identity, allowed, known, file.listen, lambda who, times: strangers.append((who, times))
         ) as port:
@@ -67,10 +73,9 @@ def serve(
                 with sigterm_interrupts():
                     while True:
                         port.attend(service)
-                        while strangers:
-                            who, times = strangers.popleft()
-                            audit.append(Kind.UNEXPECTED_PEER, {"who": who, "times": times})
+                        note_strangers()
             except KeyboardInterrupt:
+                note_strangers()  # those of the last moment
                 return service.answered
 
 

@@ -68,7 +68,10 @@ class Desk:
         )
         self._bound = self.coordinator._server
         server: Any = SimpleNamespace(
-            send=self._send, keep=lambda process: None, has_room=lambda process: True
+            send=self._send,
+            keep=lambda process: None,
+            has_room=lambda process: True,
+            close=lambda linger_s: None,
         )
         self.coordinator._server = self.coordinator._visits._server = server
         self.coordinator._phase = "running"
@@ -245,3 +248,14 @@ def test_new_keys_of_nodes_are_no_affair_of_visitors(evaluator: Evaluator) -> No
     evaluator.node._visitors = None
     evaluator.take("clinic", texts(successor()))
     assert len(evaluator.rotations) == 2 and evaluator.card == vaults()["clinic"].card
+
+
+def test_who_is_turned_away_as_the_service_ends_is_in_the_log(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The door is another thread: what it saw last may still wait when nobody attends any more."""
+    monkeypatch.setattr(desk.coordinator._transport, "close", lambda: None)
+    desk.coordinator._strangers.put(("without a key or ticket", 1))
+    desk.coordinator._abort("interrupted", "desk")
+    found = {entry.kind: entry.fields for _, entry in desk.coordinator._audit.entries()}
+    assert found[Kind.UNEXPECTED_PEER] == {"who": "without a key or ticket", "times": 1}
