@@ -182,9 +182,7 @@ def noisy_parameters(
         both, _ = filled_places(pipeline)
         if both:
             between = found.select(np.array(both)).scale(1 << number_bits - UNIT_BITS)
-    return finished(
-        pipeline, fitted, centers, means, between, None, plan.least, fraction_bits
-    )  # fmt: skip
+    return finished(pipeline, fitted, centers, means, between, None, plan.least, fraction_bits)
 
 
 def _fitted(
