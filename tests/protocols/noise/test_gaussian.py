@@ -181,9 +181,9 @@ def test_opendp_draws_from_the_same_law(deviation: float) -> None:
     measure = dp.m.make_gaussian(*space, scale=deviation)
     theirs = np.array(measure([0] * count))
     ours = gaussian.numbers(Fraction(deviation) ** 2, count, keystream(6).octets)
-    assert ks_2samp(ours, theirs).pvalue > 1e-4
-    # A wrong deviation is noticed.
-    other = gaussian.numbers(
-        (Fraction(deviation) * Fraction(26, 25)) ** 2, count, keystream(7).octets
-    )
-    assert ks_2samp(other, theirs).pvalue < 1e-4
+    assert ks_2samp(ours, theirs).pvalue > 1e-7
+    # A wrong deviation is noticed: distribution functions that are 0.024 apart, of samples for
+    # which 1e-7 is at 0.013.
+    wider = (Fraction(deviation) * Fraction(11, 10)) ** 2
+    other = gaussian.numbers(wider, count, keystream(7).octets)
+    assert ks_2samp(other, theirs).pvalue < 1e-7
