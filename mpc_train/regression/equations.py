@@ -125,10 +125,9 @@ def equations(
             totals[name] = (part if name not in totals else totals[name] + part).narrowed(64)
         if len(data) > 1:
             computed(*totals.values())
-    found = totals.get("information")
-    if found is not None and noise is not None:
-        found = _mirrored(found)
-    return Equations(totals["gradient"], found, totals.get("squares"))
+    if information and noise is not None:
+        totals["information"] = _mirrored(totals["information"])
+    return Equations(totals["gradient"], totals.get("information"), totals.get("squares"))
 
 
 def _mirrored(information: Masked) -> Masked:
