@@ -458,6 +458,17 @@ def test_joins_are_possible_where_identifiers_are_not_protected(tmp_path: Path) 
     assert "privacy.identifiers: the job links no records; remove it" in said
 
 
+def test_newton_steps_of_joined_rows_are_refused(tmp_path: Path) -> None:
+    """No owner knows how long they are, and nobody clips them over shares for these steps."""
+    steps = 'guard = false\noptimizer = { name = "newton", l2 = 9 }\n'
+    start, end = (columns_case.JOB.index(part) for part in ("epochs = 3", "\n[reveal]"))
+    text = columns_case.JOB[:start] + steps + columns_case.JOB[end:]
+    text = text.replace("MEMBERSHIP", "holders").replace('metrics = ["accuracy"]', "")
+    said = refused(tmp_path, f'{text}{PRIVACY}identifiers = "unprotected"\n')
+    assert "data.partition: with [privacy] and Newton steps" in said
+    assert "columns of several owners" in said
+
+
 def test_metrics_of_an_owner_s_own_rows_cost_others_nothing(tmp_path: Path) -> None:
     text = PRIVATE.replace("noise.epsilon", 'per_party = ["auc"]\nnoise.epsilon')
     text = text.replace("ann = 40, bob = 30, cleo = 30", "ann = 400, bob = 400, cleo = 400")
