@@ -30,6 +30,7 @@ from mpc_train.privacy.clip_plan import (
     input_norm,
     unit_of,
 )
+from mpc_train.privacy.statistics import statistics_plan
 from mpc_train.privacy.words import as_json, lines, noise_line, rounded_up, table
 from tests.support import columns_case
 from tests.support.commands import as_json as as_json_of
@@ -331,6 +332,35 @@ def test_so_much_noise_for_statistics_that_sums_do_not_fit_is_refused(
     monkeypatch.setattr(noise, "_check_deviation", lambda job: None)
     monkeypatch.setattr(noise, "LEAST_DEVIATION", 1 << 40)
     assert "statistics.share: the noise of one evaluator" in refused(tmp_path, text)
+
+
+def test_cells_of_joined_rows_may_have_a_coarser_grid_than_other_sums(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those that are only filled are words of `fraction_bits`, and noise is as fine as they are."""
+    columns = (
+        *(column(name, "identifier") for name in ("name", "born")),
+        *(column(name, range=[-1, 1], missing=[""]) for name in ("income", "claims", "age")),
+        column("default", "boolean"),
+    )
+    (tmp_path / "schema.toml").write_text(schema_toml(*columns))
+    features = '[{ name = "income", center = 50, scale = 20 }, "claims", "age"]'
+    text = columns_case.JOB.replace(f"features = {features}", 'schema = "schema.toml"')
+    text = text.replace("[train]", "[train]\nguard = false").replace("MEMBERSHIP", "holders")
+    text = text.replace('metrics = ["accuracy"]', "")
+    text += f'[prepare]\nmissing = "mean"\n{PRIVACY}identifiers = "unprotected"\n'
+    text += "[fixed_point]\nfraction_bits = 14\n"
+    job = load_job(write_job(tmp_path, text))
+    plan = statistics_plan(job)
+    assert plan.bits == 16
+    monkeypatch.setattr(noise, "_check_deviation", lambda job: None)
+    for bits, fits in ((14, True), (16, False)):
+        least = int(float(plan.variance(bits) / len(job.evaluators)) ** 0.5)
+        monkeypatch.setattr(noise, "LEAST_DEVIATION", least)
+        if fits:
+            load_job(write_job(tmp_path, text))
+        else:
+            assert "statistics.share: the noise of one evaluator" in refused(tmp_path, text)
 
 
 def test_bands_keep_each_row_in_its_step(tmp_path: Path) -> None:
