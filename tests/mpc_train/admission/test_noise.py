@@ -61,6 +61,8 @@ def test_owners_clip_only_inputs_that_they_know(tmp_path: Path) -> None:
     alone = loaded(tmp_path, text())
     products = loaded(tmp_path, text(more='[prepare]\ninteractions = [["a", "b"]]'))
     assert clipped_by_owners(alone) and not clipped_by_owners(products)
+    heavier = loaded(tmp_path, text(train=f"{SGD}\nloss = {{ positive_weight = 4 }}"))
+    assert not clipped_by_owners(heavier)  # a residual is up to 4
     data = msgspec.structs.replace(alone.data, partition="columns")
     assert not clipped_by_owners(msgspec.structs.replace(alone, data=data))
     assert clip_plan(products).clip == 2
@@ -88,6 +90,7 @@ def test_norms_of_inputs_fit_the_ring() -> None:
     ("change", "said"),
     [
         ({"clip": "1"}, "above 1 for each row"),
+        ({"clip": "1.005"}, "above 1 for each row"),  # next to nothing is left for inputs
         (
             {"kind": "linear", "more": "[fixed_point]\nfraction_bits = 26\nactivation_limit = 64"},
             "raise privacy.clip",
