@@ -12,6 +12,7 @@ import pytest
 
 from mpc_train.admission import noise
 from mpc_train.admission.load import job_from_bytes, load_job
+from mpc_train.checks import check_privacy
 from mpc_train.errors import JobError
 from mpc_train.jobs.audience import OWN, RANGE, TRAINING_COUNTS, fold_outputs
 from mpc_train.jobs.job import Job
@@ -179,6 +180,15 @@ def test_a_delta_that_publishes_rows_is_refused(tmp_path: Path) -> None:
     text = PRIVATE.replace("ann = 40, bob = 30, cleo = 30", "ann = 400, bob = 300, cleo = 300")
     assert "1e-3" in refused(tmp_path, text.replace("delta = 0.00001", "delta = 0.002"))
     load_job(write_job(tmp_path, text.replace("delta = 0.00001", "delta = 0.001")))
+
+
+def test_a_sampler_that_is_not_exact_enough_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No job draws so many numbers today: the answer is exchanged instead."""
+    monkeypatch.setattr(check_privacy, "sampler_fits", lambda job: False)
+    said = refused(tmp_path, PRIVATE)
+    assert "privacy.delta: too small" in said and "raise delta, or lower epsilon" in said
 
 
 def test_more_than_the_budget_is_refused_with_a_table(tmp_path: Path) -> None:
