@@ -172,15 +172,17 @@ def _check_statistics(job: Job) -> None:
     """Raise JobError unless sums of the preparation fit the ring with their noise, and that is wide
     enough on their grid."""
     plan, evaluators = statistics_plan(job), len(job.evaluators)
-    if plan.variance(plan.bits) < evaluators * LEAST_DEVIATION**2:
+    coarsest, finest = plan.bits, 2 * plan.bits
+    if job.data.partition == "columns":
+        reaches = [job.pipeline.terms[place].reach for place in job.pipeline.secret]
+        # Cells that nothing scales are summed over shares on the grid of the rows.
+        coarsest = min(coarsest, job.fraction_bits + min(reaches))
+        finest = max(finest, job.fraction_bits + max(reaches))
+    if plan.variance(coarsest) < evaluators * LEAST_DEVIATION**2:
         raise JobError(
             "privacy.statistics.share: the noise of one evaluator would be too narrow for the "
             "fixed point; lower it, or privacy.epsilon"
         )
-    finest = 2 * plan.bits
-    if job.data.partition == "columns":
-        reach = max(job.pipeline.terms[place].reach for place in job.pipeline.secret)
-        finest = max(finest, job.fraction_bits + reach)
     # 2^59 each: a sum of both, and what is compared with it, stays below 2^61.
     noise = (TAIL + 1) ** 2 * plan.variance(finest) * (isqrt(evaluators - 1) + 2) ** 2
     if noise >= 1 << 2 * (SUM_BITS + 1):

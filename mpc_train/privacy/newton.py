@@ -47,7 +47,9 @@ rows (a block) are exact integers, and noise is added to the first block before 
 blocks are rounded by themselves, and so a unit's rows in them count up to ROUNDING units of the
 rounded sum more in each element: within ROUNDED_PART of S_g and S_H, or the job is refused
 (`admission.noise`). For noise N and integers k the rounding of N + 2^s·k is k more than that of N:
-so blocks that are added afterwards are as if they had been there before.
+so blocks that are added afterwards are as if they had been there before. Of H only the elements on
+and above the diagonal go on, each also in the place of its mirror image, which was rounded by
+itself: noise is the same on both, so that their difference would have none.
 
 **A matrix with an inverse.** Noise may make H indefinite. Its largest eigenvalue in magnitude is
 that of a symmetric matrix with deviation σ on and σ/√2 off the diagonal: √(2n)·σ on average or

@@ -86,7 +86,9 @@ def neighbours_words(job: Job) -> str:
     whose = "the row" if privacy.unit == ROW else f"all rows of the {privacy.unit}"
     same = "numbers of rows, and which rows belong together,"
     if privacy.identifiers == "unprotected":
-        same = "numbers of rows, and which table has which identifier,"
+        # The job chooses what is an identifier: whoever signs has to see which columns these are.
+        columns = ", ".join(job.data.link.on) if job.data.link is not None else ""
+        same = f"numbers of rows, and which table has which identifier ({columns}),"
     if job.federates:
         same = "numbers of rows, and which owners take part in a round,"
     what = (

@@ -102,6 +102,7 @@ def equations(
     """g and the other requested sums at `coefficients`, [columns, 1] at scale 2^COEFFICIENT_BITS.
 
     noise: on g and H, without a round or a byte more. It is in the first block of the first chunk.
+    H is then symmetric to its last bit.
     Rounds for each chunk: 2 for the linear predictors, those of `rows_of`, 2 for g, and one more
     for H if weights vary; if rows have weights, 2 more.
     """
@@ -124,7 +125,20 @@ def equations(
             totals[name] = (part if name not in totals else totals[name] + part).narrowed(64)
         if len(data) > 1:
             computed(*totals.values())
+    if information and noise is not None:
+        totals["information"] = _mirrored(totals["information"])
     return Equations(totals["gradient"], totals.get("information"), totals.get("squares"))
+
+
+def _mirrored(information: Masked) -> Masked:
+    """H with its part above the diagonal also below it.
+
+    Every element of every block is rounded by itself, so that an element and its mirror image may
+    differ by some units. Noise is the same on both: their difference would tell, without any, how
+    the sums of the blocks after the first are rounded.
+    """
+    rows, columns = np.indices(information.shape)
+    return information.select((np.minimum(rows, columns), np.maximum(rows, columns)))
 
 
 def _counted(rows: Rows, weights: Masked, sizes: Scales) -> Rows:

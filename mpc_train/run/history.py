@@ -3,9 +3,9 @@
 Every run that began is recorded: a run that broke off may already have revealed its results. For a
 table two marks are recorded, made under a key that never leaves this file's owner: one of its
 location, and one of its cells as the job reads them. If either is equal it is the same table, so
-that neither a copy under another name nor a table that has grown counts as new. For its rows it is
-recorded which of them the result was made from, and which were measured; if records are joined,
-that is all of them.
+that neither a copy under another name nor a table that has grown counts as new, nor a copy of that.
+For its rows it is recorded which of them the result was made from, and which were measured; if
+records are joined, that is all of them.
 
 Three things are refused. Noise: a further run over one table draws it again, and means over several
 runs have less of it (`rules.repeats`). Differences: two results over nearly the same rows differ by
@@ -88,8 +88,16 @@ class History(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return [run for run in self.runs if run.source == mark]
 
     def like(self, run: Revealed) -> list[Revealed]:
-        """The runs over the same table."""
-        return [old for old in self.runs if old.source == run.source or old.table == run.table]
+        """The runs over the same table: those with a mark in common, and those that have one in
+        common with these. A copy of a table that has grown since a run is the table of that run."""
+        sources, tables, found = {run.source}, {run.table}, 0
+        while True:
+            same = [old for old in self.runs if old.source in sources or old.table in tables]
+            if len(same) == found:
+                return same
+            found = len(same)
+            sources |= {old.source for old in same}
+            tables |= {old.table for old in same}
 
     def entry(self, at: str, job: Job, me: str, source: Source, table: Table) -> Revealed:
         """The record of a run of `job` at the owner `me`. at: when it began."""

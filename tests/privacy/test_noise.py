@@ -18,7 +18,8 @@ import torch
 from mpc_train.jobs.pipeline import Pipeline, Term
 from mpc_train.networks.graph import layers_of
 from mpc_train.networks.network import Network
-from mpc_train.preparation.noisy import noisy_sums
+from mpc_train.preparation.noisy import joined_sums, noisy_sums
+from mpc_train.preparation.rows import Rows
 from mpc_train.privacy.clip_plan import Layer, make_plan
 from mpc_train.training.losses import BinaryCrossEntropy, CrossEntropy
 from mpc_train.training.optimizers import row_clipping
@@ -337,3 +338,31 @@ def test_noise_of_statistics_has_the_law(evaluators: int, monkeypatch: pytest.Mo
         others = sum((kept[i][place] for i in range(1, evaluators)), np.zeros(columns, np.int64))
         moments_hold(noise - others, variance * (1 + 1 / evaluators))
         assert (noise == sum(parts[place] for parts in kept.values())).all()
+
+
+def test_noise_of_joined_statistics_has_the_law() -> None:
+    """Of columns that are scaled, and of those that are only filled, whose cells are words of the
+    rows' own scale, and of terms that reach further than 1."""
+    columns, rows, f, plan = 100, 3, 20, plan_of(1000)
+    both = [Term(f"s{k}", "s", shared="standard", missing="mean") for k in range(columns)]
+    filled = [Term(f"f{k}", "f", missing="mean", bound=8.0) for k in range(columns)]
+    pipeline = Pipeline((*both, *filled))
+    assert pipeline.terms[-1].reach == 3
+    values = np.repeat([[5] * columns + [1 << f] * columns], rows, 0)
+
+    def program(role: Role) -> Any:
+        present = secret(role, np.ones((rows, 2 * columns), np.int64))
+        joined = Rows(secret(role, values), secret(role, values[:, :columns] * 0), present)
+        found = joined_sums(pipeline, joined, plan, f)
+        return [shares_of(part) for part in (found.number, found.first, found.second)]
+
+    results = run_lockstep(program, 2)
+    number, first, second = (combine_masked(list(parts)) for parts in zip(*results, strict=True))
+    assert plan.bits == 16
+    for noise, bits in (
+        (number - (rows << 16), 16),
+        (first[:columns] - rows * 5, 16),
+        (first[columns:] - (rows << 16 - 3), 16),  # an eighth of the reach, in each row
+        (second - rows * 25, 32),
+    ):
+        moments_hold(noise, 2 * 25 * 4.0**bits)

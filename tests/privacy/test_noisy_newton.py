@@ -10,17 +10,19 @@ import numpy as np
 import pytest
 
 from mpc_train.jobs.job import Job
+from mpc_train.regression.equations import equations, prepared
 from mpc_train.regression.noise import noise_of, variance_of
-from mpc_train.regression.scales import PREDICTOR_BITS
-from mpc_train.regression.settings import sizes_of
+from mpc_train.regression.scales import BLOCK_ROWS, PREDICTOR_BITS
+from mpc_train.regression.settings import family_of, sizes_of
 from protocols.arrays import Words
 from protocols.noise import summands
 from protocols.noise.summands import noisy_first, noisy_first_symmetric
+from protocols.ring.fixed_point import encode
 from protocols.roles.role import Role
 from protocols.shares.masked import Additive
 from tests.privacy.test_noise import VARIANCE, held, moments_hold, own_noise, total_of
 from tests.support.lockstep import LockstepLoopback, run_lockstep
-from tests.support.loopback import combine_masked, secret
+from tests.support.loopback import combine_masked, secret, shares_of
 from tests.support.noisy_newton import fitted, noisy_job, noisy_rows, outcome_at, without_noise
 from tests.support.privacy import same_views
 from tests.support.transcript_first import run_scripted
@@ -130,6 +132,31 @@ def near(numbers: Words, variance: Fraction) -> None:
     """Numbers of variance 2V: within six standard errors."""
     found = float((numbers.astype(np.float64) ** 2).mean()) / (2 * float(variance))
     assert abs(found - 1) < 6 * np.sqrt(2 / len(numbers))
+
+
+@pytest.mark.parametrize("kind", ["linear", "logistic"])
+def test_a_matrix_and_its_mirror_image_have_no_difference_without_noise(
+    kind: str, tmp_path: Path
+) -> None:
+    """Of two blocks of rows: each element is rounded by itself, and noise is only in the first. A
+    difference of 2 units would be there for some rows of the second, and for others never."""
+    job = noisy_job(tmp_path, kind, l2="9", rows=BLOCK_ROWS + 76)
+    sizes, noise, (inputs, labels) = sizes_of(job), noise_of(job), noisy_rows(job)
+    columns, f = inputs.shape[1] + 1, job.fraction_bits
+
+    def program(role: Role) -> Any:
+        rows = secret(role, encode(inputs, f)), secret(role, encode(labels.reshape(-1, 1), f))
+        data = prepared(*rows, np.arange(job.rows), f, sizes)
+        found = equations(
+            family_of(job), data, secret(role, np.zeros((columns, 1), np.int64)), sizes,
+            information=True, squares=False, noise=noise,
+        ).information  # fmt: skip
+        role.finish()
+        assert found is not None
+        return shares_of(found)
+
+    matrix = combine_masked(run_lockstep(program, 2))
+    assert np.array_equal(matrix, matrix.T)
 
 
 def sizes_sent(net: LockstepLoopback) -> dict[Any, list[int]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fractions import Fraction
 from functools import partial
+from math import isqrt
 from pathlib import Path
 
 import msgspec
@@ -20,6 +21,9 @@ from mpc_train.privacy.clip_plan import (
     input_square,
     make_plan,
 )
+from mpc_train.regression.noise import noise_of, variance_of
+from mpc_train.regression.scales import PREDICTOR_BITS
+from mpc_train.regression.settings import sizes_of
 from mpc_train.training.rates import MIN_RATE_BITS, rate_bits
 from protocols.errors import RangeError
 from tests.support.jobs import job_toml, loaded
@@ -61,6 +65,8 @@ def test_owners_clip_only_inputs_that_they_know(tmp_path: Path) -> None:
     alone = loaded(tmp_path, text())
     products = loaded(tmp_path, text(more='[prepare]\ninteractions = [["a", "b"]]'))
     assert clipped_by_owners(alone) and not clipped_by_owners(products)
+    heavier = loaded(tmp_path, text(train=f"{SGD}\nloss = {{ positive_weight = 4 }}"))
+    assert not clipped_by_owners(heavier)  # a residual is up to 4
     data = msgspec.structs.replace(alone.data, partition="columns")
     assert not clipped_by_owners(msgspec.structs.replace(alone, data=data))
     assert clip_plan(products).clip == 2
@@ -88,6 +94,7 @@ def test_norms_of_inputs_fit_the_ring() -> None:
     ("change", "said"),
     [
         ({"clip": "1"}, "above 1 for each row"),
+        ({"clip": "1.005"}, "above 1 for each row"),  # next to nothing is left for inputs
         (
             {"kind": "linear", "more": "[fixed_point]\nfraction_bits = 26\nactivation_limit = 64"},
             "raise privacy.clip",
@@ -227,7 +234,8 @@ def test_only_inputs_that_owners_bound_are_not_looked_at(
     [
         (noise, "LEAST_BITS", 20, "fractional bits beside so much noise"),
         (noise, "LEAST_DEVIATION", 1 << 60, "steps of the fixed point"),
-        (noise, "COEFFICIENT_BITS", 60, "out of the ring"),
+        (noise, "WORD_BITS", 24, "out of the ring"),
+        (noise, "WILD_BITS", 120, "out of the ring"),
         (newton, "ROUNDED_PART", Fraction(1, 1 << 40), "rounded too coarsely"),
     ],
 )
@@ -244,3 +252,23 @@ def test_sums_of_newton_steps_that_are_not_as_accounted_for_are_refused(
     monkeypatch.setattr(where, name, value)
     with pytest.raises(JobError, match=said):
         noisy_job(tmp_path, rows=4000)
+
+
+@pytest.mark.parametrize("kind", ["linear", "logistic"])
+def test_the_least_noise_of_newton_steps_is_wide_enough(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To a step of the grid: σ/√2 beside the diagonal of H for a linear model, σ of g otherwise."""
+    job = noisy_job(tmp_path, kind, rows=4000)
+    drawn, sizes = noise_of(job), sizes_of(job)
+    assert drawn is not None
+    whole = 2 * sizes.input_bits + sizes.weight_bits
+    beside = variance_of(drawn.information, whole) / 2
+    of_gradient = variance_of(drawn.gradient, sizes.input_bits + PREDICTOR_BITS)
+    assert (beside < of_gradient) == (kind == "linear")
+    least = isqrt(int(min(beside, of_gradient) / len(job.evaluators)))
+    monkeypatch.setattr(noise, "LEAST_DEVIATION", least)
+    noisy_job(tmp_path, kind, rows=4000)
+    monkeypatch.setattr(noise, "LEAST_DEVIATION", least + 1)
+    with pytest.raises(JobError, match="steps of the fixed point"):
+        noisy_job(tmp_path, kind, rows=4000)

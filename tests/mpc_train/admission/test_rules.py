@@ -282,13 +282,25 @@ def test_metrics_over_few_rows_of_ours_are_refused(tmp_path: Path) -> None:
     [
         ("least_group = 1", "groups of 1 row"),
         ("least_test_rows = 2", "metrics are allowed over 2 rows"),
+        (
+            'least_group = 2\n[prepare]\nmissing = "mean"\nscale = "declared"',
+            "means of 2 rows may fill missing cells",
+        ),
         ("least_test_rows = 3\nfolds = 20\nleast_group = 1", "metrics are allowed over 3 rows"),
     ],
 )
 def test_a_job_does_not_lower_what_a_node_demands(tmp_path: Path, more: str, said: str) -> None:
-    """Folds of a few rows, groups of one, metrics over two."""
+    """Folds of a few rows, groups of one, metrics over two, and means that fill cells."""
     job = load_job(write_job(tmp_path, f"{JOB}{more}\n"))
     assert said in refused(job, "registry")
+
+
+def test_a_decision_over_few_rows_is_refused_as_a_metric_is(tmp_path: Path) -> None:
+    metrics, stops = 'metrics = ["accuracy", "auc"]', "early_stopping.fraction = 0.3"
+    text = JOB.replace(metrics, "least_test_rows = 2").replace("seed = 7", f"seed = 7\n{stops}")
+    assert "accuracy" not in text and stops in text
+    said = refused(load_job(write_job(tmp_path, text)), "registry")
+    assert "metrics are allowed over 2 rows, least_test_rows = 20" in said
 
 
 def test_a_fold_or_a_metric_of_one_row_is_no_job(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from mpc_train.admission import noise
 from mpc_train.admission.load import job_from_bytes, load_job
+from mpc_train.checks import check_privacy
 from mpc_train.errors import JobError
 from mpc_train.jobs.audience import OWN, RANGE, TRAINING_COUNTS, fold_outputs
 from mpc_train.jobs.job import Job
@@ -30,6 +31,7 @@ from mpc_train.privacy.clip_plan import (
     input_norm,
     unit_of,
 )
+from mpc_train.privacy.statistics import statistics_plan
 from mpc_train.privacy.words import as_json, lines, noise_line, rounded_up, table
 from tests.support import columns_case
 from tests.support.commands import as_json as as_json_of
@@ -180,6 +182,15 @@ def test_a_delta_that_publishes_rows_is_refused(tmp_path: Path) -> None:
     load_job(write_job(tmp_path, text.replace("delta = 0.00001", "delta = 0.001")))
 
 
+def test_a_sampler_that_is_not_exact_enough_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No job draws so many numbers today: the answer is exchanged instead."""
+    monkeypatch.setattr(check_privacy, "sampler_fits", lambda job: False)
+    said = refused(tmp_path, PRIVATE)
+    assert "privacy.delta: too small" in said and "raise delta, or lower epsilon" in said
+
+
 def test_more_than_the_budget_is_refused_with_a_table(tmp_path: Path) -> None:
     text = PRIVATE.replace('["accuracy"]', '["accuracy", "confusion"]')
     said = refused(tmp_path, text.replace("noise.epsilon = 0.5", "noise.epsilon = 2"))
@@ -268,28 +279,31 @@ SECRET = '[prepare]\nscale = "standard"\n'
     [
         (
             lambda text: text.replace("[train]", f"{SECRET.replace('standard', 'minmax')}[train]"),
-            "prepare.scale",
+            "prepare.scale: with [privacy]",
         ),
         (
             lambda text: text.replace("seed = 7", "seed = 7\nearly_stopping.fraction = 0.3"),
-            "train.early_stopping",
+            "train.early_stopping: with [privacy]",
         ),
-        (lambda text: text.replace("noise.epsilon = 0.5", "folds = 2"), "reveal.folds"),
+        (
+            lambda text: text.replace("noise.epsilon = 0.5", "folds = 2"),
+            "reveal.folds: with [privacy]",
+        ),
         (
             lambda text: text.replace(
                 "noise.epsilon", "training_loss_every = 2\nnoise.epsilon"
             ).replace("batch_size = 16", "batch_size = 20"),
-            "reveal.training_loss_every",
+            "reveal.training_loss_every: with [privacy]",
         ),
         (
             lambda text: text.replace(
                 "noise.epsilon", 'per_party = ["accuracy"]\nmetrics_to = ["ann"]\nnoise.epsilon'
-            ).replace("test_fraction = 0.25", "test_fraction = 0.5"),
-            "reveal.per_party",
+            ).replace("ann = 40, bob = 30, cleo = 30", "ann = 400, bob = 400, cleo = 400"),
+            "reveal.per_party: with [privacy]",
         ),
         (
             lambda text: text.replace("seed = 7", 'seed = 7\nwarm_start = { source = "ann" }'),
-            "train.warm_start.source",
+            "train.warm_start.source: the budget does not cover",
         ),
     ],
 )
@@ -298,7 +312,7 @@ def test_what_reveals_rows_without_noise_is_refused(
 ) -> None:
     text = change(PRIVATE)
     assert text != PRIVATE
-    assert f" {key}: " in refused(tmp_path, text)
+    assert f" {key}" in refused(tmp_path, text)
 
 
 def test_statistics_of_a_budget_are_bounded_settings(tmp_path: Path) -> None:
@@ -333,6 +347,35 @@ def test_so_much_noise_for_statistics_that_sums_do_not_fit_is_refused(
     assert "statistics.share: the noise of one evaluator" in refused(tmp_path, text)
 
 
+def test_cells_of_joined_rows_may_have_a_coarser_grid_than_other_sums(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those that are only filled are words of `fraction_bits`, and noise is as fine as they are."""
+    columns = (
+        *(column(name, "identifier") for name in ("name", "born")),
+        *(column(name, range=[-1, 1], missing=[""]) for name in ("income", "claims", "age")),
+        column("default", "boolean"),
+    )
+    (tmp_path / "schema.toml").write_text(schema_toml(*columns))
+    features = '[{ name = "income", center = 50, scale = 20 }, "claims", "age"]'
+    text = columns_case.JOB.replace(f"features = {features}", 'schema = "schema.toml"')
+    text = text.replace("[train]", "[train]\nguard = false").replace("MEMBERSHIP", "holders")
+    text = text.replace('metrics = ["accuracy"]', "")
+    text += f'[prepare]\nmissing = "mean"\n{PRIVACY}identifiers = "unprotected"\n'
+    text += "[fixed_point]\nfraction_bits = 14\n"
+    job = load_job(write_job(tmp_path, text))
+    plan = statistics_plan(job)
+    assert plan.bits == 16
+    monkeypatch.setattr(noise, "_check_deviation", lambda job: None)
+    for bits, fits in ((14, True), (16, False)):
+        least = int(float(plan.variance(bits) / len(job.evaluators)) ** 0.5)
+        monkeypatch.setattr(noise, "LEAST_DEVIATION", least)
+        if fits:
+            load_job(write_job(tmp_path, text))
+        else:
+            assert "statistics.share: the noise of one evaluator" in refused(tmp_path, text)
+
+
 def test_bands_keep_each_row_in_its_step(tmp_path: Path) -> None:
     """As far apart as the bands reach; more of them than an epoch has steps are refused."""
     banded = PRIVATE.replace("clip = 2", "clip = 2\nbands = 4")
@@ -364,6 +407,7 @@ GAMMA = '{ name = "y", range = [0.1, 8] }'
         ("logistic", {"privacy": "bands = 2"}, "privacy.bands: the noise of each Newton step"),
         ("logistic", {"privacy": "clip_label = 1"}, "privacy.clip_label: bounds labels"),
         ("logistic", {"clip": "1"}, "intercept has a norm of 1 alone"),
+        ("logistic", {"clip": "1.005"}, "intercept has a norm of 1 alone"),
         ("linear", {"privacy": "# clip_label"}, "privacy.clip_label: declare how large a label"),
         ("linear", {"privacy": "clip_label = 0"}, "privacy.clip_label: between 0.001 and 1024"),
         ("poisson", {"privacy": "clip_label = 9999"}, "privacy.clip_label: between 0.001 and 4096"),
@@ -449,13 +493,24 @@ def test_joins_are_possible_where_identifiers_are_not_protected(tmp_path: Path) 
     assert all(priced[name].side == "own" for name in costs.LINKAGE)
     words = " ".join(lines(job))
     assert "for one joined row, with its cells at all owners" in words
-    assert "which table has which identifier, are the same in both and are not protected" in words
+    assert "which table has which identifier (name, born), are the same in both" in words
     doubles = duplicates_toml({"ann": 60, "bob": 60}, 0).replace(
         "epochs = 1", "guard = false\nepochs = 1"
     )
     load_job(write_job(tmp_path, doubles + unprotected))
     said = refused(tmp_path, PRIVATE + 'identifiers = "unprotected"\n')
     assert "privacy.identifiers: the job links no records; remove it" in said
+
+
+def test_newton_steps_of_joined_rows_are_refused(tmp_path: Path) -> None:
+    """No owner knows how long they are, and nobody clips them over shares for these steps."""
+    steps = 'guard = false\noptimizer = { name = "newton", l2 = 9 }\n'
+    start, end = (columns_case.JOB.index(part) for part in ("epochs = 3", "\n[reveal]"))
+    text = columns_case.JOB[:start] + steps + columns_case.JOB[end:]
+    text = text.replace("MEMBERSHIP", "holders").replace('metrics = ["accuracy"]', "")
+    said = refused(tmp_path, f'{text}{PRIVACY}identifiers = "unprotected"\n')
+    assert "data.partition: with [privacy] and Newton steps" in said
+    assert "columns of several owners" in said
 
 
 def test_metrics_of_an_owner_s_own_rows_cost_others_nothing(tmp_path: Path) -> None:

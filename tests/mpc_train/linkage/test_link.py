@@ -210,6 +210,26 @@ def test_noisy_statistics_are_of_the_joined_rows(
     np.testing.assert_allclose(found[order], inputs[plain], atol=2.0**-10)
 
 
+def test_cells_beyond_their_range_count_as_its_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever its owner has read: the bound of a joined row is one of its words."""
+    job, tables = load(tmp_path, "holders", private_text(JOB))
+    monkeypatch.setattr(noisy, "noisy", lambda z, variance: z)
+    (claims,) = job.pipeline.secret
+    mine = tables["insurer"]
+    beyond, ends = mine.features.copy(), mine.features.copy()
+    most = 2.0 ** job.pipeline.terms[claims].reach
+    beyond[:, 0] *= 1000
+    ends[:, 0] = beyond[:, 0].clip(-most, most)
+    assert (np.abs(beyond[:, 0]) > most).sum() > 10
+    found, same = (
+        share(job, {**tables, "insurer": replace(mine, features=cells)})[0]
+        for cells in (beyond, ends)
+    )
+    np.testing.assert_allclose(found, same, atol=2.0**-16)
+
+
 def test_private_training_of_joined_rows_is_the_twin_s(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

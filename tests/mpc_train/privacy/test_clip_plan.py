@@ -8,14 +8,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mpc_train.privacy.accounting import privacy_of, row_clip
-from mpc_train.privacy.clip_plan import deviation, grid_bits, most_residual, sum_limit
+from mpc_train.privacy.accounting import noise_multiplier, privacy_of, row_clip, sensitivity
+from mpc_train.privacy.clip_plan import (
+    clip_plan,
+    deviation,
+    grid_bits,
+    most_residual,
+    sum_limit,
+    unit_of,
+)
 from mpc_train.training.optimizers.row_clipping import NoisySums
 from mpc_train.training.setup import make_take
 from protocols.functions.splines import spline_at
 from protocols.noise.summands import largest
-from tests.support.jobs import loaded
-from tests.support.private import PRIVATE
+from tests.support.jobs import job_toml, loaded
+from tests.support.private import PRIVACY, PRIVATE
 
 
 @pytest.mark.parametrize(
@@ -53,3 +60,18 @@ def test_sums_have_room_for_any_noise(bands: int, tmp_path: Path) -> None:
     noise = largest(len(job.evaluators), (deviation(job) * one) ** 2, bands) / one
     rows = row_clip(job) * job.train.batch_size
     assert rows + noise <= sum_limit(job) < rows + noise * Fraction(3, 2)
+
+
+@pytest.mark.parametrize(("loss", "unit"), [("half_mse", 1), ("mse", 2), ("huber", 1)])
+def test_noise_is_in_the_units_of_the_loss(loss: str, unit: int, tmp_path: Path) -> None:
+    """A gradient of squared errors is twice the words that are clipped: so is the norm in them."""
+    text = job_toml(
+        ["age", "dose"],
+        "linear",
+        train="epochs = 2\nbatch_size = 60\nguard = false\n"
+        f'optimizer.learning_rate = 0.1\nloss.name = "{loss}"',
+    )
+    job = loaded(tmp_path, text + PRIVACY)
+    assert unit_of(job) == unit
+    assert deviation(job) * unit == noise_multiplier(job) * sensitivity(job)
+    assert clip_plan(job).clip * unit == row_clip(job)

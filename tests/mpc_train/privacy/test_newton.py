@@ -23,10 +23,11 @@ from mpc_train.privacy.clip_plan import input_norm
 from mpc_train.privacy.newton import changes_of, least_ridge
 from mpc_train.regression import rows, scales
 from mpc_train.regression.equations import equations, prepared
-from mpc_train.regression.noise import Noise, noise_of
+from mpc_train.regression.noise import Noise, noise_of, variance_of
 from mpc_train.regression.scales import COEFFICIENT_BITS, PREDICTOR_BITS
 from mpc_train.regression.settings import family_of, sizes_of
 from protocols.arrays import Words
+from protocols.noise.summands import largest
 from protocols.roles.role import Role
 from protocols.shares.masked import Additive
 from tests.mpc_train.privacy.test_accounting import of_formula
@@ -145,8 +146,12 @@ def private(job: Job, **changed: object) -> Job:
 def test_the_bounds_are_those_of_the_definition(
     kind: str, residual: float, weight: float, tmp_path: Path
 ) -> None:
-    """By hand: three rows of norm 2 each, or one of norm 6, labels up to 2 and 8, means to e^2."""
+    """By hand: three rows of norm 2 each, or one of norm 6, labels up to 2 and 8, means to e^2; and
+    more by what computed residuals and weights may have more."""
     job = noisy_job(tmp_path, kind, l2="90")
+    assert newton.most_residual(job) >= residual + newton.MORE_RESIDUAL
+    more = 0.0 if kind == "linear" else float(newton.MORE_WEIGHT)
+    more += weight * 2**-19 * (kind == "poisson")
     for rows_of_unit, norm in ((1, 6), (3, 2)):
         for neighbours, twice, root in (("zeroed", 1, 1), ("replaced", 2, sqrt(2))):
             one = private(job, clip=Fraction(6), most_rows=rows_of_unit, neighbours=neighbours)
@@ -155,6 +160,9 @@ def test_the_bounds_are_those_of_the_definition(
             matrix = root * rows_of_unit * norm**2 * weight
             assert float(found.information) == pytest.approx(matrix, rel=6e-3)
             assert found.information >= matrix and found.gradient >= twice * 6 * residual
+            below = 2 * (root > 1) * float(newton.BELOW_ZERO)
+            least = rows_of_unit * norm**2 * (root * (weight + more) + below)
+            assert float(found.information) > least * (1 - 1e-9)
             labels = 8 * rows_of_unit if kind == "poisson" else 0
             assert float(found.labels) == pytest.approx(labels, rel=1e-3)
 
@@ -164,6 +172,23 @@ def test_a_mean_beyond_every_label_bounds_the_residual(tmp_path: Path) -> None:
     job = private(noisy_job(tmp_path, "poisson", l2="90"), clip=Fraction(6), clip_label=2)
     assert float(changes_of(job).gradient) == pytest.approx(6 * exp(2), rel=2e-3)
     assert changes_of(job).gradient >= 6 * exp(2)
+
+
+def test_sums_have_room_for_any_noise(tmp_path: Path) -> None:
+    """Of the law that a training draws from, on the grid of its words."""
+    job = noisy_job(tmp_path, "logistic", l2="90")
+    noise, sizes = noise_of(job), sizes_of(job)
+    assert noise is not None
+    for deviation, bits, room in (
+        (noise.gradient, sizes.input_bits + PREDICTOR_BITS, sizes.bounds.gradient_noise),
+        (
+            noise.information,
+            2 * sizes.input_bits + sizes.weight_bits,
+            sizes.bounds.information_noise,
+        ),
+    ):
+        most = largest(len(job.evaluators), variance_of(deviation, bits)) / (1 << bits)
+        assert most <= room < most * Fraction(3, 2)
 
 
 def test_each_sum_is_paid_for(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fractions import Fraction
 from itertools import product
-from math import sqrt
+from math import exp, prod, sqrt
 from pathlib import Path
 
 import msgspec
@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 from mpc_train.jobs.job import Job
+from mpc_train.jobs.schedule import split_sizes, total_steps
 from mpc_train.owners.local import Local, sums
-from mpc_train.privacy import costs
+from mpc_train.privacy import accounting, costs
 from mpc_train.privacy.accounting import (
     GRID_PART,
     budget,
@@ -95,8 +96,27 @@ def test_all_rows_of_a_unit_count(tmp_path: Path) -> None:
     units = changing(job, unit="patient", most_rows=3)
     assert statistics_square(units) == 9 * statistics_square(job)
     assert statistics_square(job) == statistics_multiplier(job) ** 2 * square_of_row(job)
+    plan = statistics_plan(job)
+    assert plan.variance(3) == 64 * plan.square == 64 * statistics_square(job)
+    assert (plan.rows, plan.least) == (split_sizes(job)[0], job.reveal.least_group)
     replaced = changing(job, neighbours="replaced")
     assert square_of_row(replaced) > square_of_row(job)
+
+
+def test_numbers_of_statistics_are_drawn_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each may be a little off the exact law, which counts towards δ."""
+    job = noisy_job(tmp_path)
+    assert job.privacy
+    weights = sum(prod(shape) for shape in job.shapes.values())
+    numbers = weights * total_steps(job) + 3 * len(job.pipeline.secret)
+    numbers *= len(job.evaluators) + 1
+    most = Fraction(job.privacy.small_delta) * accounting.DELTA_MARGIN / 2 / Fraction(1 + exp(3))
+    monkeypatch.setattr(accounting, "SAMPLER_DISTANCE", most / numbers)
+    assert accounting.sampler_fits(job)
+    monkeypatch.setattr(accounting, "SAMPLER_DISTANCE", most / (numbers - 1))
+    assert not accounting.sampler_fits(job)
 
 
 @pytest.mark.parametrize("rows", [1, 100, 10**6, 10**8])

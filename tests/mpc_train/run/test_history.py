@@ -436,6 +436,19 @@ def test_a_copy_of_the_table_has_the_same_budget(tmp_path: Path) -> None:
     ann.run(FIRST)
 
 
+def test_a_copy_of_a_table_that_has_grown_has_the_same_budget(tmp_path: Path) -> None:
+    """It has neither the place nor the cells of the first run, but the second run has both."""
+    ann = private_node(tmp_path, budget(8))
+    ann.run(FIRST)
+    ann.csv.write_text("\n".join(csv_lines(40, seed=5)))
+    ann.run(FIRST)
+    copy = ann.folder / "copy.csv"
+    copy.write_text(ann.csv.read_text())
+    ann.csv = copy
+    with pytest.raises(RefusedError, match=r"6 of 8 is spent"):
+        ann.run(FIRST)
+
+
 def test_a_budget_counts_noise_in_the_place_of_repeats(tmp_path: Path) -> None:
     ann = private_node(tmp_path, budget(7))
     ann.run(PRIVATE)
