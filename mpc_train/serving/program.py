@@ -216,7 +216,7 @@ class ServeProgram:
         Raises JobError, RefusedError and ArtifactError, before anything is signed.
         """
         agreed = Agreed.from_bytes(body)
-        if roles != agreed.roles:
+        if not agreed.allows(roles):
             raise RefusedError("the roles in the contract differ from those of the models' jobs")
         self._allows(agreed)
         if self._me in roles.evaluators:

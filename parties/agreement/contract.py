@@ -102,6 +102,16 @@ class Roles:
         return tuple(sorted({*self.nodes, *self.recipients, *self.readers, *self.clients}))
 
     @property
+    def guests(self) -> frozenset[str]:
+        """Clients who only ask: a session does without one whose card is not accepted. A client who
+        provides data gets the model, too, and is no guest."""
+        return frozenset(self.clients).difference(self.receivers)
+
+    def without(self, guests: Collection[str]) -> "Roles":
+        """The same without these guests."""
+        return replace(self, clients=tuple(each for each in self.clients if each not in guests))
+
+    @property
     def receivers(self) -> frozenset[str]:
         """To whom evaluators may seal results."""
         return frozenset((*self.recipients, *self.readers))
