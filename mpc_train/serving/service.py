@@ -81,8 +81,8 @@ class Agreed:
         return Roles((), job.evaluators, job.dealer, (), clients=self.body.clients)
 
     def allows(self, roles: Roles) -> bool:
-        """Whether these are the service's roles; clients whose cards the coordinator does not accept
-        are missing in them."""
+        """Whether these are the service's roles, in which clients may be missing: those whose cards
+        the coordinator does not accept."""
         gone = self.roles.guests.difference(roles.clients)
         return roles == self.roles.without(gone)
 

@@ -723,7 +723,7 @@ class _Node:
         self._follow(proposal)
         names, refused = contract.roles.names, self._members.not_accepted(contract.roles.guests)
         roster = self._members.roster.subset(name for name in names if name not in refused)
-        # Of a client that this node refuses the coordinator says which card it means: it is not used.
+        # Which card the coordinator means by a client that this node refuses is never used.
         digests = [
             proposal.cards.get(name, b"") if name in refused else roster.card(name).digest
             for name in names
