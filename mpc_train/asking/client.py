@@ -169,7 +169,7 @@ def connected(
 
     def check(contract: Contract, body: bytes) -> None:
         agreed = Agreed.from_bytes(body)
-        if agreed.roles != contract.roles:
+        if not agreed.allows(contract.roles):
             raise QueryError("the roles in the service's contract are not those of its models")
 
     with Client(vault, roster, settings, check, note, on_event) as client:

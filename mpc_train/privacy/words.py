@@ -229,7 +229,9 @@ def noise_line(job: Job) -> list[str]:
 
 
 def _advice(job: Job) -> str:
-    """What bands would gain, if that is much and the job has none."""
+    """What bands would gain, if that is much and the job has none. Rounds cannot have any."""
+    if job.federates:
+        return ""
     steps = steps_per_epoch(job)
     bands = min(MOST_BANDS, 1 << max(steps.bit_length() - 1, 0))
     left = left_over(bands, min(total_steps(job), MOST_FOLLOWED))

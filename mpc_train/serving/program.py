@@ -216,7 +216,7 @@ class ServeProgram:
         Raises JobError, RefusedError and ArtifactError, before anything is signed.
         """
         agreed = Agreed.from_bytes(body)
-        if roles != agreed.roles:
+        if not agreed.allows(roles):
             raise RefusedError("the roles in the contract differ from those of the models' jobs")
         self._allows(agreed)
         if self._me in roles.evaluators:
@@ -562,8 +562,16 @@ class Evaluation:
         """Whether this node destroyed its share of a model while the service was open."""
         at, kept = self._looked.get(place, (float("-inf"), True))
         if kept and time.monotonic() - at >= LOOK_S:
-            kept = self._keeps(self._agreed.offered[place])
+            model = self._agreed.offered[place]
+            kept = self._keeps(model)
             self._looked[place] = time.monotonic(), kept
+            if not kept:
+                log.warning(
+                    "the share of %s, version %d, was destroyed here: questions to it are refused, "
+                    "and no session begins while the file of the service lists the model",
+                    model.name,
+                    model.version,
+                )
         return not kept
 
     def _repeats(self, asked: Asked) -> bool:

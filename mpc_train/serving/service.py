@@ -80,6 +80,12 @@ class Agreed:
         job = self.models[0].job
         return Roles((), job.evaluators, job.dealer, (), clients=self.body.clients)
 
+    def allows(self, roles: Roles) -> bool:
+        """Whether these are the service's roles, in which clients may be missing: those whose cards
+        the coordinator does not accept."""
+        gone = self.roles.guests.difference(roles.clients)
+        return roles == self.roles.without(gone)
+
     @cached_property
     def offered(self) -> tuple[Offered, ...]:
         """The models, with the number of each among those of its name."""

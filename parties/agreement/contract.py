@@ -102,6 +102,16 @@ class Roles:
         return tuple(sorted({*self.nodes, *self.recipients, *self.readers, *self.clients}))
 
     @property
+    def guests(self) -> frozenset[str]:
+        """Clients who only ask: a session does without one whose card is not accepted. A client who
+        provides data gets the model, too, and is no guest."""
+        return frozenset(self.clients).difference(self.receivers)
+
+    def without(self, guests: Collection[str]) -> "Roles":
+        """The same without these guests."""
+        return replace(self, clients=tuple(each for each in self.clients if each not in guests))
+
+    @property
     def receivers(self) -> frozenset[str]:
         """To whom evaluators may seal results."""
         return frozenset((*self.recipients, *self.readers))
@@ -393,7 +403,8 @@ def resumed_from(contract: Contract, acceptances: Mapping[str, Acceptance]) -> b
     raise ResumeError(
         f"no checkpoint of this run is held by all evaluators ({counts}), and "
         f"{', '.join(sorted(insisting))} will not begin it anew: much would be lost, or a second "
-        "result would leave. Start each node where its checkpoints are, or all of them with --fresh"
+        "result would leave. Start each node where its checkpoints are, or all of them with --fresh: "
+        "that is another run, and counts once more against budgets"
     )
 
 

@@ -127,6 +127,8 @@ class Visitors:
         try:
             if client not in self._contract.roles.clients:
                 raise ProtocolError(f"{client} is no client of this service")
+            if client not in self._cards:
+                raise ProtocolError(f"the card of {client} was not accepted when the session began")
             if known is not None and known.client != client:
                 raise ProtocolError(f"{client} sent a message of another client's visit")
             self._accepts(self._cards[client])

@@ -192,10 +192,12 @@ class Coordinator:
         self._digest = sha256(body).hexdigest()
         self._name = name
         self._members = Members(roster, vault, self._note)
-        cards = self._members.roster.subset(roles.names)
+        self._roles = roles
+        self._left_out: dict[str, CardError | RosterError] = {}
+        """Clients of a service whose card is not accepted; until this process ends."""
+        cards = self._members.roster.subset(self._served().names)
         for warning in cards.check_lifetimes(lifetime.now()):
             log.warning("%s", warning)
-        self._roles = roles
         self._body = body
         self._settings = settings
         self._on_event, self._keep_results = on_event, keep
@@ -250,10 +252,20 @@ class Coordinator:
         """The roster with the cards of this run, of which some may have succeeded others."""
         return self._members.roster
 
+    def _served(self) -> Roles:
+        """The roles without clients of a service whose card is revoked or has expired: nobody else
+        has to wait until they are taken out of its file. Raises that error if no client is left."""
+        guests = self._roles.guests
+        self._left_out |= self._members.not_accepted(guests.difference(self._left_out))
+        if guests and guests == self._left_out.keys():
+            raise next(iter(self._left_out.values()))
+        return self._roles.without(self._left_out)
+
     def _agree_on_cards(self) -> None:
         """The contract that is proposed next, over the cards as they are now."""
-        cards = self._members.roster.subset(self._roles.names)
-        self.contract = Contract.of(self._name, self._roles, self._body, cards.digest())
+        roles = self._served()
+        cards = self._members.roster.subset(roles.names)
+        self.contract = Contract.of(self._name, roles, self._body, cards.digest())
         self._cards = cards
         self._card_digests = {card.name: card.digest for card in cards}
         # A client whose card is revoked is not served any more; the others are.
@@ -350,7 +362,7 @@ class Coordinator:
             self._body,
             session_of(contract, self._nonces, keys),
             self._card_digests,
-            self._members.chains({*self._roles.names, self._me}),
+            self._members.chains({*contract.roles.names, self._me}),
         )
         self._fruitless = 0  # a service has no checkpoints: it has got as far as it can
         self._visits.begin(serving)
@@ -437,7 +449,7 @@ class Coordinator:
                 self._body,
                 self._card_digests,
                 self._attempt,
-                self._members.chains({*self._roles.names, self._me}),
+                self._members.chains({*contract.roles.names, self._me}),
             ),
         )
         deadline = time.monotonic() + self._settings.agree_timeout_s
@@ -719,6 +731,8 @@ class Coordinator:
             return False
         name = arrival.name
         try:
+            if name in self._left_out:
+                raise self._left_out[name]
             card = self._members.roster.card(name)
             self._members.check_client(card)
         except (CardError, RosterError) as error:

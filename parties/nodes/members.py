@@ -147,6 +147,21 @@ class Members:
                     self._note(Kind.PEER_REVOKED, {"node": name, "code": error.code})
                     raise
 
+    def not_accepted(self, names: Iterable[str]) -> dict[str, CardError | RosterError]:
+        """Of these, by name, who has no card that is accepted now because it was revoked or has
+        expired, and why."""
+        found: dict[str, CardError | RosterError] = {}
+        with self._lock:
+            roster = self.roster
+        for name in sorted(names):
+            try:
+                lifetime.check_peer(roster.card(name), lifetime.now())
+            except (RevokedError, ExpiredError) as error:
+                found[name] = error
+                self._note(Kind.PEER_REVOKED, {"node": name, "code": error.code})
+                log.warning("%s is not served, and others are: %s", name, error)
+        return found
+
     def check_client(self, card: Card) -> None:
         """Raise RevokedError or ExpiredError unless this card is accepted now; what an operator has
         changed in the roster is known after the next `check`."""

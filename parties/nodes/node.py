@@ -71,7 +71,7 @@ from parties.errors import (
 from parties.keys import lifetime
 from parties.keys.identity import Card
 from parties.keys.live import LiveIdentity
-from parties.keys.roster import Roster, differing_cards
+from parties.keys.roster import Roster, differing_cards, roster_digest
 from parties.keys.vault import Vault
 from parties.nodes import artifacts
 from parties.nodes.coordinator import ABORT_LINGER_S, MAX_WAITING, Event, ignore_event
@@ -721,8 +721,14 @@ class _Node:
         if self._me not in contract.roles.nodes:
             raise ContractError(f"{self._me} has no role in the proposed job")
         self._follow(proposal)
-        roster = self._members.roster.subset(contract.roles.names)
-        if roster.digest() != contract.roster_digest:
+        names, refused = contract.roles.names, self._members.not_accepted(contract.roles.guests)
+        roster = self._members.roster.subset(name for name in names if name not in refused)
+        # Which card the coordinator means by a client that this node refuses is never used.
+        digests = [
+            proposal.cards.get(name, b"") if name in refused else roster.card(name).digest
+            for name in names
+        ]
+        if roster_digest(digests) != contract.roster_digest:
             raise ContractError(differing_cards(roster, self._settings.coordinator, proposal.cards))
         own = roster.card(self._me)
         if own.signing_public != self._vault.card.signing_public:
@@ -755,9 +761,12 @@ class _Node:
                 log.warning("%s", error)
 
     def _has_other_cards(self, proposal: control.Propose, contract: Contract) -> bool:
-        """Whether a later proposal is the same job with newer cards: a node came back with them."""
+        """Whether a later proposal is the same job with newer cards: a node came back with them; or
+        with fewer clients, whose cards are not accepted any more."""
         found = Contract.from_bytes(proposal.contract)
-        return replace(found, roster_digest=contract.roster_digest) == contract
+        gone = contract.roles.guests.difference(found.roles.clients)
+        same = replace(contract, roster_digest=found.roster_digest)
+        return found == replace(same, roles=contract.roles.without(gone))
 
     def _join(
         self,

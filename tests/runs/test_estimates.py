@@ -109,6 +109,42 @@ def test_a_network_takes_no_more_for_more_held_out_rows(
         assert peak < few[name] + 6 * shared + 40e6
 
 
+NEWTON = 'guard = false\noptimizer = { name = "newton", l2 = 0.2, steps = 4 }'
+GRADIENTS = "guard = false\nepochs = 3\nbatch_size = 500\noptimizer = { learning_rate = 0.1 }"
+NOISY = {
+    "linear": (NEWTON, "clip_label = 1"),
+    "logistic": (NEWTON, ""),
+    "statistics": (
+        GRADIENTS,
+        '[privacy.statistics]\nshare = 0.2\n[prepare]\nscale = "standard"\nmissing = "mean"',
+    ),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("name", NOISY)
+def test_jobs_with_noise_take_what_is_said(name: str, tmp_path: Path) -> None:
+    """Newton steps over several blocks of rows, and sums of `[prepare]`."""
+    train, more = NOISY[name]
+    names, rows = [f"x{index}" for index in range(20)], 4000
+    text = job_toml(
+        [f'{{ name = "{name}", range = [-4, 4] }}' for name in names],
+        "linear" if name == "linear" else "logistic",
+        label='{ name = "y", range = [0, 1] }' if name == "linear" else "y",
+        rows={"ann": rows // 2, "bob": rows // 2},
+        train=train,
+        more="[fixed_point]\nfraction_bits = 20\n[privacy]\nepsilon = 8\ndelta = 0.00001\n"
+        f'neighbours = "zeroed"\nclip = 3\n{more}',
+    )
+    generator = np.random.default_rng(1)
+    for owner in ("ann", "bob"):
+        x = generator.normal(0, 1, (rows // 2, len(names))).clip(-4, 4)
+        columns = dict(zip(names, x.round(3).T, strict=True))
+        write_tables(tmp_path, {owner: csv_of(**columns, y=(x[:, 0] > 0).astype(int))})
+    check(write_job(tmp_path, text))
+
+
 GRU = """
 from torch import nn
 class Sequence(nn.Module):

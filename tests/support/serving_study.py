@@ -18,9 +18,7 @@ from typer.testing import CliRunner
 from mpc_train.asking.client import SharedService, connected
 from mpc_train.cli import app
 from mpc_train.errors import QueryRefusedError
-from mpc_train.node.storage import NodeVault
 from mpc_train.owners.local import Local
-from mpc_train.run.place import KeyPlace, VaultPlace
 from mpc_train.serving.offered import Offered
 from mpc_train.shared.description import read_description
 from mpc_train.shared.library import Library
@@ -93,9 +91,7 @@ class ServingStudy(Study):
         about = read_description(self.folder / file)
         found: dict[str, Any] = {}
         for name in about.job.evaluators:
-            vault = FileVault.open(self.homes / name / f"{name}.identity", PASSPHRASE.encode())
-            place = VaultPlace(self.homes / name / "vault", KeyPlace("identity:"), {})
-            (share,) = Library(NodeVault(place, name, vault).opened).shares(about.digest)
+            (share,) = Library(self.vault(name).opened).shares(about.digest)
             for key, words in share.parts.items():
                 with np.errstate(over="ignore"):
                     found[key] = found.get(key, 0) + words

@@ -21,6 +21,11 @@ import psutil
 from safetensors.numpy import load_file
 
 from mpc_train.admission.load import load_job
+from mpc_train.admission.rules import Rules
+from mpc_train.node.remembered import Remembered
+from mpc_train.node.storage import NodeVault
+from mpc_train.run.place import KeyPlace, VaultPlace
+from mpc_train.tables.source import Source
 from parties.keys.identity import Card
 from parties.keys.roster import Roster
 from parties.keys.vault import FileVault
@@ -284,6 +289,16 @@ class Study:
         assert shown.exit_code == 0, shown.stderr
         weights = load_file(last_object(shown.stdout)["model"])
         return {name: np.asarray(value) for name, value in weights.items()}
+
+    def vault(self, name: str) -> NodeVault:
+        home = self.homes / name
+        identity = FileVault.open(home / f"{name}.identity", PASSPHRASE.encode())
+        return NodeVault(VaultPlace(home / "vault", KeyPlace("identity:"), {}), name, identity)
+
+    def spent(self, owner: str) -> str:
+        """What an owner's record says that runs over its table have cost."""
+        record = Remembered(self.vault(owner), owner, Rules((), (), ()))
+        return record.notes(Source(file=str(self.csv(owner))))[-1]
 
     def used_twice(self) -> int:
         """How many roots of streams and keys of records a node has used more than once, in all

@@ -24,6 +24,7 @@ from protocols.sealing.record import TAG_BYTES
 from tests.support.csv_tables import csv_of, write_tables
 from tests.support.jobs import job_toml, write_job
 from tests.support.layer_programs import LAYERS, SECRET_DROPOUT, LayerProgram
+from tests.support.noisy_newton import noisy_toml
 from tests.support.sessions import Rehearsal
 from tests.support.shared_models import RANGED, SCALED, TRAIN_ON, first_run, going_on, measuring
 
@@ -157,6 +158,40 @@ def test_regressions(name: str, tmp_path: Path) -> None:
     kind, settings, reveal = NEWTON[name]
     train = f'optimizer = {{ name = "newton"{settings} }}'
     check(study(tmp_path, kind, train, reveal=reveal))
+
+
+@pytest.mark.parametrize("kind", cases(["linear", "logistic", "poisson"], "linear"))
+def test_regressions_with_noise(kind: str, tmp_path: Path) -> None:
+    """Of some blocks of rows."""
+    x = np.random.default_rng(3).uniform(-1, 1, (3, 1200))
+    columns = dict(zip(["x0", "x1", "x2"], x, strict=True))
+    write_tables(tmp_path, dict.fromkeys(("ann", "bob"), csv_of(**columns, y=np.arange(1200) % 2)))
+    path = write_job(tmp_path, noisy_toml(kind, rows=2400, l2="9", steps=2))
+    check(Rehearsal(path, NEVER_S))
+
+
+NOISY = """[privacy]
+epsilon = 8
+delta = 0.0001
+neighbours = "zeroed"
+clip = 3
+[fixed_point]
+fraction_bits = 20
+"""
+NOISY_STATISTICS = {
+    "clipped by owners": "",
+    "scaled": '[prepare]\nscale = "standard"',
+    "scaled and filled": '[prepare]\nscale = "standard"\nmissing = "mean"\n'
+    "[privacy.statistics]\nshare = 0.2",
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NOISY_STATISTICS)
+def test_statistics_with_noise(name: str, tmp_path: Path) -> None:
+    rows = {"ann": 300, "bob": 260}
+    train = f"guard = false\n{SHORT}{SGD}".replace("batch_size = 5", "batch_size = 200")
+    check(study(tmp_path, "logistic", train, more=NOISY + NOISY_STATISTICS[name], rows=rows))
 
 
 METRICS = {

@@ -297,7 +297,10 @@ def test_the_longest_batch_is_within_what_is_read() -> None:
 
 @pytest.mark.parametrize("evaluator", ["ann", "bob"])
 def test_a_model_that_one_evaluator_retires_answers_no_more(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, evaluator: str
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    evaluator: str,
 ) -> None:
     monkeypatch.setattr(program_module, "LOOK_S", 0.0)
     retired: set[tuple[str, str]] = set()
@@ -319,6 +322,9 @@ def test_a_model_that_one_evaluator_retires_answers_no_more(
     right(clinic, other, 3, rows)
     (refused,) = clinic.answer(one, 4, 2)
     assert isinstance(refused, str) and refused.startswith(f"{evaluator}: un")
+    # Its operator hears so, not once a question, and what becomes of the service.
+    said = [each for each in caplog.messages if "was destroyed here" in each]
+    assert 1 <= len(said) <= 2 and "no session begins while the file" in said[0]
 
 
 @pytest.mark.parametrize("evaluator", ["ann", "bob"])

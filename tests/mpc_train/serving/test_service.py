@@ -62,6 +62,11 @@ def test_a_node_refuses_before_anything_is_signed(tmp_path: Path, described: Des
 
     ServeProgram("ann", held).prepare(body, roles)
     ServeProgram("registry", None).prepare(body, roles)
+    # A client whose card the coordinator does not accept is missing; nobody else may.
+    ServeProgram("ann", held).prepare(body, roles.without({"clinic"}))
+    for other in (replace(roles, evaluators=("bob", "ann")), replace(roles, owners=("ann",))):
+        with pytest.raises(RefusedError, match="roles in the contract differ"):
+            ServeProgram("ann", held).prepare(body, other)
     with pytest.raises(RefusedError, match="roles in the contract differ"):
         ServeProgram("ann", held).prepare(body, replace(roles, clients=("clinic", "mallory")))
     with pytest.raises(RefusedError, match="has no vault with models"):

@@ -98,6 +98,16 @@ def test_a_revoked_client_is_heard_no_more() -> None:
     assert ann.receive(0.0) is not None
 
 
+def test_a_client_without_a_card_in_the_session_is_not_heard() -> None:
+    ann, said = visitors()
+    del ann._cards["clinic"]
+    ann.take(control.Carried("clinic", b"1" + bytes(1000), VISIT))
+    assert ended(ann, said)
+    practice = Visiting(ann, said, "practice", bytes(16))
+    practice.ask(1, b"rows")
+    assert ann.receive(0.0) is not None
+
+
 def test_a_client_has_only_so_many_visits() -> None:
     ann, said = visitors()
     visits = [Visiting(ann, said, visit=bytes([n]) * 16) for n in range(MAX_VISITS + 1)]

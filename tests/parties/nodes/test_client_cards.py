@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 
 from parties.agreement import control
-from parties.agreement.contract import CONTRACT_VERSION, Roles
+from parties.agreement.contract import CONTRACT_VERSION, Contract, Roles
 from parties.agreement.visitors import Visitors
 from parties.audit.entries import Kind
-from parties.errors import CardError, ExpiredError, RevokedError, RosterError
+from parties.errors import CardError, ContractError, ExpiredError, RevokedError, RosterError
 from parties.keys import lifetime
-from parties.keys.roster import Roster
+from parties.keys.roster import Roster, roster_digest
 from parties.keys.vault import MemoryVault
 from parties.nodes.coordinator import Coordinator, CoordinatorSettings
 from parties.nodes.members import Members
@@ -259,3 +259,123 @@ def test_who_is_turned_away_as_the_service_ends_is_in_the_log(
     desk.coordinator._abort("interrupted", "desk")
     found = {entry.kind: entry.fields for _, entry in desk.coordinator._audit.entries()}
     assert found[Kind.UNEXPECTED_PEER] == {"who": "without a key or ticket", "times": 1}
+
+
+def revoked(known: Roster) -> Roster:
+    return known.revoke(vaults()["clinic"].card, lifetime.now())
+
+
+def expired(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Only the card of this node or client has."""
+    accepts = lifetime.check_peer
+
+    def check(card: Any, moment: Any) -> None:
+        if card.name == name:
+            raise ExpiredError(f"the card of {name} expired")
+        accepts(card, moment)
+
+    monkeypatch.setattr(lifetime, "check_peer", check)
+
+
+@pytest.mark.parametrize("why", ["revoked", "expired"])
+def test_a_session_begins_without_a_client_whose_card_is_not_accepted(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, why: str
+) -> None:
+    if why == "revoked":
+        desk.change(revoked)
+    else:
+        expired(monkeypatch, "clinic")
+    coordinator = desk.coordinator
+    for _ in range(2):
+        coordinator._agree_on_cards()
+    assert coordinator.contract.roles == Roles(
+        (), ("ann", "bob"), "registry", (), clients=("practice",)
+    )
+    assert "clinic" not in coordinator._card_digests
+    assert len([each for each in caplog.messages if "clinic is not served" in each]) == 1
+    noted = [entry.fields for _, entry in coordinator._audit.entries()]
+    assert noted.count({"node": "clinic", "code": why}) == 1
+    # It stays out until the coordinator is started again, and hears why; others come in.
+    assert desk.refused() == why
+    desk.sent.clear()
+    assert isinstance(desk.come("practice")[0], control.Welcome)
+
+
+def test_a_node_whose_card_is_not_accepted_is_left_out_of_nothing(desk: Desk) -> None:
+    desk.coordinator._members.roster = desk.coordinator._members.roster.revoke(
+        vaults()["bob"].card, lifetime.now()
+    )
+    with pytest.raises(RevokedError, match="bob"):
+        desk.coordinator._agree_on_cards()
+
+
+def test_without_any_client_there_is_no_session(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desk.change(revoked)
+    expired(monkeypatch, "practice")
+    with pytest.raises((RevokedError, ExpiredError)):
+        desk.coordinator._agree_on_cards()
+
+
+def checking(evaluator: Evaluator) -> Any:
+    """The node of that evaluator, which looks at a contract."""
+    node = evaluator.node
+    node._me, node._vault = "ann", vaults()["ann"]
+    node._note = node._event = lambda *_, **__: None
+    return node
+
+
+def proposal(roles: Roles = ROLES, other: str = "") -> control.Propose:
+    """Over the cards that all know, and for one name another one."""
+    digests = {name: vaults()[name].card.digest for name in roles.names}
+    digests |= {other: bytes(32)} if other else {}
+    whole = roster_digest(digests[name] for name in roles.names)
+    contract = Contract.of("house", roles, b"body", whole)
+    return control.Propose(contract.to_bytes(), b"body", digests, 1)
+
+
+def test_an_evaluator_signs_beside_a_client_that_it_does_not_accept(
+    evaluator: Evaluator, caplog: pytest.LogCaptureFixture
+) -> None:
+    """And knows no card of it, whichever the coordinator means."""
+    evaluator.members.roster = revoked(evaluator.members.roster)
+    for said in (proposal(), proposal(other="clinic")):
+        contract, cards = checking(evaluator)._check(said)
+        assert contract.roles == ROLES and set(cards) == {*ROLES.names} - {"clinic"}
+    assert "clinic is not served" in caplog.messages[0] and "was revoked" in caplog.messages[0]
+    assert evaluator.noted == [Kind.PEER_REVOKED] * 2
+    for other in ("practice", "bob"):
+        with pytest.raises(ContractError, match=f"{other}: here"):
+            checking(evaluator)._check(proposal(other=other))
+
+
+@pytest.mark.parametrize("name", ["bob", "registry"])
+def test_an_evaluator_signs_beside_no_node_that_it_does_not_accept(
+    evaluator: Evaluator, name: str
+) -> None:
+    members = evaluator.members
+    members.roster = members.roster.revoke(vaults()[name].card, lifetime.now())
+    with pytest.raises(RevokedError, match=name):
+        checking(evaluator)._check(proposal())
+
+
+def test_an_evaluator_signs_beside_no_owner_that_it_does_not_accept(evaluator: Evaluator) -> None:
+    """A client that provides data for rounds gets the model as well."""
+    roles = Roles((), ("ann", "bob"), "registry", ("clinic", "practice"), clients=ROLES.clients)
+    assert not roles.guests and ROLES.guests == {"clinic", "practice"}
+    evaluator.members.roster = revoked(evaluator.members.roster)
+    with pytest.raises(RevokedError, match="clinic"):
+        checking(evaluator)._check(proposal(roles))
+
+
+def test_a_later_proposal_may_have_fewer_clients_and_nothing_else(evaluator: Evaluator) -> None:
+    first = Contract.from_bytes(proposal().contract)
+    node = checking(evaluator)
+    fewer = Roles((), ("ann", "bob"), "registry", (), clients=("practice",))
+    assert node._has_other_cards(proposal(fewer), first)
+    assert node._has_other_cards(proposal(other="bob"), first)
+    later = Contract.from_bytes(proposal(fewer).contract)
+    assert not node._has_other_cards(proposal(), later)
+    other = Roles((), ("bob", "ann"), "registry", (), clients=ROLES.clients)
+    assert not node._has_other_cards(proposal(other), first)
