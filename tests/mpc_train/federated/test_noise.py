@@ -23,6 +23,7 @@ from mpc_train.federated.sizes import limits_of, variance_of, weights_of
 from mpc_train.jobs.job import Job
 from mpc_train.privacy import accounting
 from mpc_train.privacy.words import lines, priced, table
+from mpc_train.results.report import describe
 from protocols.arrays import Words
 from protocols.noise import summands
 from protocols.roles.role import Role
@@ -166,6 +167,7 @@ def test_what_is_promised_is_said(tmp_path: Path) -> None:
         "against owners together with one evaluator",
     ):
         assert words in said
+    assert "The standard deviation of the noise is at least" in " ".join(describe(job).split())
     found = priced(job)
     assert found is not None
     assert found["mechanisms"] == 3 and found["clip"] == "4" and found["spent"] == 8
