@@ -18,9 +18,9 @@ from pathlib import Path
 
 import msgspec
 
-from mpc_train.admission.rules import Rules, load_ruled, rule_faults
+from mpc_train.admission.rules import Rules, rule_faults
 from mpc_train.admission.statements import Cards, Statement, StatementError, sign
-from mpc_train.base.strict_toml import all_at, clipped
+from mpc_train.base.strict_toml import all_at, clipped, load_toml
 from mpc_train.errors import ConfigError, RefusedError
 from protocols.names import NAME
 from protocols.sealing.signatures import Signer
@@ -104,7 +104,7 @@ class PolicyRefusedError(RefusedError):
 
 def read_policy(path: Path) -> Policy:
     """Read a policy's text; raise ConfigError with all its faults. Nothing is verified."""
-    parsed, text = load_ruled(path, _PolicyFile)
+    parsed, text = load_toml(path, _PolicyFile, ConfigError)
     terms, faults = parsed.policy, rule_faults(parsed.rules)
     if not terms.nodes:
         faults.append(("policy.nodes", "at least one name is needed"))

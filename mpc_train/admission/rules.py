@@ -12,14 +12,13 @@ from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from math import inf
-from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Annotated, Literal
 
 import msgspec
 
 from mpc_train.admission.effective_rows import effective_rows, held_out_rows
-from mpc_train.base.strict_toml import load_toml, quoted
-from mpc_train.errors import ConfigError, RefusedError
+from mpc_train.base.strict_toml import quoted
+from mpc_train.errors import RefusedError
 from mpc_train.jobs.job import Job, ModelKind
 from mpc_train.jobs.outputs import (
     UNGROUPED,
@@ -35,7 +34,10 @@ from mpc_train.jobs.schedule import is_newton, secret_training_size, training_si
 from mpc_train.jobs.serve import Answer, decimals_words
 from protocols.names import NAME
 
-T = TypeVar("T")
+_Accepted = Annotated[
+    tuple[str, ...],
+    msgspec.Meta(description="the names that your organisation accepts in any job"),
+]
 ALL_MODELS: tuple[ModelKind, ...] = (
     "linear",
     "logistic",
@@ -78,12 +80,12 @@ class PrivacyRules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Rules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`[rules]` of a party's or dealer's file, or of its policy."""
 
-    recipients: tuple[str, ...]
+    recipients: _Accepted
     """Who may get a model that is trained on our data, or read its metrics if these are sealed."""
-    dealers: tuple[str, ...]
+    dealers: _Accepted
     """Who may deal: the dealer together with any one evaluator could read all data. A dealer's own
     file names itself."""
-    evaluators: tuple[str, ...]
+    evaluators: _Accepted
     """Who may compute: all evaluators together could read all data."""
     metrics: tuple[Metric | OverFolds, ...] = ()
     """Which metrics may be revealed; `cv_accuracy` and the like are means over folds."""
@@ -180,25 +182,6 @@ NAMED = (
     *("approvers", "operators", "auditors"),
 )
 """Lists of names."""
-
-
-_MISSING = re.compile(r"missing required field `(recipients|dealers|evaluators)`")
-
-
-def load_ruled(path: Path, kind: type[T]) -> tuple[T, str]:
-    """Read a file that has `[rules]` as a `kind`, with its text; raise ConfigError, which says what
-    to write for a list that is missing."""
-    try:
-        return load_toml(path, kind, ConfigError)
-    except ConfigError as error:
-        missing = _MISSING.search(str(error))
-        if missing is None:
-            raise
-        key = missing[1]
-        raise ConfigError(
-            f'{error}; under [rules] write {key} = ["…"], the names that your organisation '
-            f"accepts as {key} of any job"
-        ) from error
 
 
 def rule_faults(rules: Rules) -> list[tuple[str, str]]:

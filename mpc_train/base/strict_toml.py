@@ -121,10 +121,6 @@ def all_at(
 def at(error: type[TrainError], path: Path, text: str, key: str, message: str) -> TrainError:
     """Build an `error` that names the file, the key and, if it can be found, the key's line."""
     key = key.removeprefix("$").removeprefix(".")
-    unknown = re.search(r"unknown field `([^`]+)`", message)
-    if unknown is not None:
-        key = f"{key}.{unknown.group(1)}".removeprefix(".")
-        message = "unknown key; remove it or correct its spelling"
     line = find_line(text, key)
     where = f"{path}:{line}" if line else str(path)
     return error(f"{where}: {key}: {message}" if key else f"{where}: {message}")

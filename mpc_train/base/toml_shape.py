@@ -37,12 +37,19 @@ def shape_faults(tree: dict[str, Any], kind: type) -> list[tuple[str, str]]:
         place = _place(key.rstrip("`"), tree, kind, said)
         named = _NAMED.search(message)
         if named is None or named[1] == "unknown":
-            target = place if named is None else (*place, named[2])
-            advised = _advised(message[:MAX_MESSAGE], _allowed(kind, place))
-            found.append((_spelt(place, removed), advised))
+            if named is None:
+                target, advised = place, _advised(message[:MAX_MESSAGE], _allowed(kind, place))
+            else:
+                target = (*place, named[2])
+                meant = _near(named[2], _keys(kind, place))
+                advised = f"unknown key; remove it or correct its spelling{_asked(meant)}"
+                gone.add((*place, meant))
+            found.append((_spelt(target, removed), advised))
         else:
-            if (*place, named[2]) not in gone:
-                found.append((_spelt(place, removed), message[:MAX_MESSAGE]))
+            # Nothing else is wrong in this table: its missing keys come last.
+            for key, what in _missing(tree, kind, place, named[2]):
+                if (*place, key) not in gone:
+                    found.append((_spelt((*place, key), removed), what))
             target = place
         if not target or not _take_out(tree, target, removed):
             break
@@ -57,11 +64,10 @@ def _advised(message: str, allowed: list[str]) -> str:
     """
     if message.startswith("Invalid enum value") and allowed:
         wrong = message.removeprefix("Invalid enum value ")
-        from difflib import get_close_matches
-
-        near = get_close_matches(wrong.strip("'"), allowed, 1)
-        meant = f"; did you mean {near[0]!r}?" if near else ""
+        meant = _asked(_near(wrong.strip("'"), allowed))
         return f"{wrong} is not possible here; write one of {', '.join(allowed)}{meant}"
+    if message == "Invalid decimal string":
+        return "a text is not a number; write it without quotation marks, like 0.5"
     if message.startswith("Expected `array"):
         return f'{message}; write a list, like ["…"]'
     if message.startswith(("Expected `int", "Expected `bool")) and message.endswith("got `str`"):
@@ -71,17 +77,105 @@ def _advised(message: str, allowed: list[str]) -> str:
 
 def _allowed(kind: type, place: Place) -> list[str]:
     """The texts that are possible at a place of a `kind`, if it lists them."""
+    return list(dict.fromkeys(text for each in _types(kind, place) for text in _texts(each)))
+
+
+def _texts(kind: inspect.Type) -> list[str]:
+    """The texts that a type lists."""
+    if isinstance(kind, inspect.LiteralType):
+        return [value for value in kind.values if isinstance(value, str)]
+    if isinstance(kind, inspect.EnumType):
+        return [str(member.value) for member in kind.cls]
+    return []
+
+
+def _near(wrong: str, possible: list[str]) -> str:
+    """What may have been meant; empty if nothing is like it."""
+    from difflib import get_close_matches
+
+    return next(iter(get_close_matches(wrong, possible, 1)), "")
+
+
+def _asked(meant: str) -> str:
+    return f"; did you mean {meant!r}?" if meant else ""
+
+
+def _keys(kind: type, place: Place) -> list[str]:
+    """The keys of the table at a place."""
+    structs = [each for each in _types(kind, place) if isinstance(each, inspect.StructType)]
+    return [field.encode_name for each in structs for field in each.fields]
+
+
+def _missing(
+    tree: dict[str, Any], kind: type, place: Place, first: str
+) -> Iterator[tuple[str, str]]:
+    """All keys that the table at a place needs and does not have, with what to write. first: the
+    one that the library named."""
+    table: Any = tree
+    for part in place:
+        table = table[part]
+    for each in _types(kind, place):
+        if isinstance(each, inspect.StructType):
+            needed = [field for field in each.fields if field.required]
+            if first in [field.encode_name for field in needed]:
+                for field in needed:
+                    if field.encode_name not in table:
+                        yield field.encode_name, _wanted(field, place)
+                return
+    yield first, "missing; this key is needed"
+
+
+def _wanted(field: inspect.Field, place: Place) -> str:
+    """What to write for a key that is missing."""
+    name, kind, words = field.encode_name, field.type, dict[str, Any]()
+    if isinstance(kind, inspect.Metadata):
+        words = kind.extra_json_schema or {}
+        kind = kind.type
+    return f"missing; write {_written(name, kind, place, words)}"
+
+
+def _written(name: str, kind: inspect.Type, place: Place, words: dict[str, Any]) -> str:
+    """How TOML says it. words: an example and a description of this key (`msgspec.Meta`)."""
+    if isinstance(kind, inspect.UnionType):
+        # The short form, where there is one: label = "…" for a table.
+        kind = next((one for one in kind.types if isinstance(one, inspect.StrType)), kind.types[0])
+    texts = [f'"{text}"' for text in _texts(kind)]
+    if texts:
+        return f"{name} = {' or '.join(texts)}"
+    if isinstance(kind, (inspect.IntType, inspect.DecimalType, inspect.FloatType)):
+        what = "a whole number" if isinstance(kind, inspect.IntType) else "a number"
+        if "examples" in words:
+            return f"{what}, like {name} = {words['examples'][0]}"
+        return f"{what}: {name} = …"
+    if isinstance(kind, inspect.StructType):
+        section = ".".join(str(part) for part in (*place, name))
+        return f"a section [{section}]"
+    if isinstance(kind, inspect.StrType):
+        return f'{name} = "…"'
+    if isinstance(kind, inspect.DictType):
+        return f"{name} = {{ NAME = … }}"
+    if isinstance(kind, (inspect.CollectionType, inspect.VarTupleType, inspect.TupleType)):
+        inner = kind.item_types[0] if isinstance(kind, inspect.TupleType) else kind.item_type
+        if isinstance(inner, inspect.StructType):
+            return f"a section [[{name}]] for each"
+        entry = '"…"' if isinstance(inner, inspect.StrType) else "…"
+        count = len(kind.item_types) if isinstance(kind, inspect.TupleType) else 1
+        meant = f": {words['description']}" if "description" in words else ""
+        return f"{name} = [{', '.join([entry] * count)}]{meant}"
+    return f"{name} = …"
+
+
+def _types(kind: type, place: Place) -> list[inspect.Type]:
+    """The types that are possible at a place of a `kind`."""
     found = [inspect.type_info(kind)]
     for part in place:
         found = [inner for outer in found for inner in _within(outer, part)]
-    values: list[str] = []
-    for each in found:
-        for choice in each.types if isinstance(each, inspect.UnionType) else (each,):
-            if isinstance(choice, inspect.LiteralType):
-                values += [value for value in choice.values if isinstance(value, str)]
-            elif isinstance(choice, inspect.EnumType):
-                values += [str(member.value) for member in choice.cls]
-    return list(dict.fromkeys(values))
+    found = [each.type if isinstance(each, inspect.Metadata) else each for each in found]
+    return [
+        choice
+        for each in found
+        for choice in (each.types if isinstance(each, inspect.UnionType) else (each,))
+    ]
 
 
 def _within(outer: inspect.Type, part: str | int) -> Iterator[inspect.Type]:

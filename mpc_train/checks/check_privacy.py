@@ -73,7 +73,7 @@ def check_privacy(job: Job) -> None:
     for refusal in entries(job):
         if isinstance(refusal, Refusal):
             with found.noting():
-                raise JobProblem(refusal.key, f"with [privacy]: {refusal.name} {refusal.why}")
+                raise JobProblem(refusal.key, f"with [privacy]: {refusal.name}: {refusal.why}")
     found.check()
     _check_left(job, privacy)
     _check_numbers(job)

@@ -20,7 +20,7 @@ row changes in it is not.
 """
 
 from decimal import Decimal
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -51,8 +51,12 @@ class Privacy(Strict, frozen=True):
     """`[privacy]`: a run of the job is (ε, δ)-differentially private for each unit, against all
     whom the job promises it (`mpc_train.privacy.words`)."""
 
-    epsilon: Decimal
-    small_delta: Decimal = msgspec.field(name="delta")
+    epsilon: Annotated[Decimal, msgspec.Meta(examples=["3"])]
+    """One unit changes the probability of any conclusion by a factor of at most e^ε, and δ."""
+    small_delta: Annotated[Decimal, msgspec.Meta(examples=["0.00001"])] = msgspec.field(
+        name="delta"
+    )
+    """What is added to that probability: far below 1 divided by the number of rows."""
     neighbours: Neighbours
     """zeroed: all rows of a unit contribute nothing, against what they contain. replaced: they
     contain anything else; a unit changes a sum by up to twice its norm, so that the same ε takes

@@ -76,38 +76,38 @@ class Total:
 REFUSED: dict[str, tuple[str, str]] = {
     RANGE: (
         "train.guard",
-        "tells everybody whether a value of some row was too large, without noise; write guard = "
-        "false: a training that diverges then ends like any other",
+        "it tells everybody whether a value of some row was too large, without noise; write guard "
+        "= false: a training that diverges then ends like any other",
     ),
     "early_stopping": (
         "train.early_stopping",
-        "tells everybody after each check how the loss has changed, without noise; remove it, and "
-        "choose the number of epochs",
+        "it tells everybody after each check how the loss has changed, without noise; remove it, "
+        "and choose the number of epochs",
     ),
     "guard": (
         "train.guard",
-        "tells everybody every few steps whether a value was too large, without noise; write "
+        "it tells everybody every few steps whether a value was too large, without noise; write "
         "guard = false",
     ),
     "training_loss": (
         "reveal.training_loss_every",
-        "tells everybody losses of batches, without noise; remove it",
+        "it tells everybody losses of batches, without noise; remove it",
     ),
     "overlap": (
         "data.join",
-        "tells how many records owners have in common, without noise; write identifiers = "
+        "it tells how many records owners have in common, without noise; write identifiers = "
         '"unprotected" under [privacy] if the promise need not cover who is in which table, join '
         "the tables before the job, or remove check_duplicates",
     ),
     "membership": (
         "data.join.membership",
-        "tells owners which of their records others have; write identifiers = "
+        "it tells owners which of their records others have; write identifiers = "
         '"unprotected" under [privacy] if the promise need not cover that, or join the tables '
         "before the job",
     ),
     "statistics": (
         "reveal.statistics",
-        "tells standard errors, which are computed from the rows without noise; remove it",
+        "it tells standard errors, which are computed from the rows without noise; remove it",
     ),
     "empty_columns": (
         "prepare.missing",
@@ -217,7 +217,7 @@ def _counts(job: Job) -> list[Cost | Refusal]:
         return []
     if clipped_by_owners(job):
         why = (
-            "would be of rows that their owners have clipped, and questions are not; write "
+            "they would be of rows that their owners have clipped, and questions are not; write "
             'baseline = "first-window"'
         )
         return [Refusal(TRAINING_COUNTS, "serve.drift.baseline", why)]
@@ -259,7 +259,7 @@ def _metrics(job: Job) -> list[Cost | Refusal]:
         if METRICS[metric]:
             found.append(Refusal(metric, "reveal.metrics", f"{METRICS[metric]}; remove it"))
         elif noise is None:
-            why = "is revealed without noise; write noise.epsilon = its cost under [reveal]"
+            why = "it would have no noise; under [reveal] write noise = { epsilon = … }, its cost"
             found.append(Refusal(metric, "reveal.noise", why))
         else:
             pure = Fraction(noise.epsilon) * privacy.rows_of_unit
@@ -276,7 +276,7 @@ def _own(job: Job) -> list[Cost | Refusal]:
     for metric in job.reveal.per_party:
         names = tuple(f"{metric}{OWN}{owner}" for owner in job.owners)
         if job.reveal.metrics_to:
-            why = "would be read by others than the owner of the rows, without noise; remove it"
+            why = "it would be read by others than the owner of the rows, without noise; remove it"
             found += [Refusal(name, "reveal.per_party", why) for name in names]
         else:
             how = "each owner learns it of its own rows, which it has, and nobody else does"

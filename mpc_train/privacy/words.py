@@ -122,8 +122,22 @@ def lines(job: Job) -> list[str]:
     `[privacy]`."""
     if not job.privacy:
         return []
-    sentences = [promise(job), _sentence(meaning(job)), *_clipped(job), against(job), *_apart(job)]
+    sentences = [*promises(job), *_clipped(job), *_apart(job)]
     return [*(line for one in sentences for line in wrap(one, WIDTH)), *table(job)]
+
+
+def promises(job: Job) -> list[str]:
+    """What is promised, what that means, against whom, and for how much: all that has to be said
+    where the job's promise is repeated."""
+    alone = "Whoever has several rows is protected less: the promise is for each of them alone."
+    more = "It is about one run: what other runs over the same tables cost is added to it."
+    return [
+        promise(job),
+        *([alone] if privacy_of(job).unit == ROW else []),
+        _sentence(meaning(job)),
+        against(job),
+        more,
+    ]
 
 
 def promise(job: Job) -> str:
@@ -247,11 +261,12 @@ def against(job: Job) -> str:
     """Against whom the promise holds."""
     count = len(job.evaluators)
     whom, what = ("owners", "updates") if job.federates else ("recipients", "data")
-    others = "one evaluator" if count == 2 else f"{count - 1} of the {count} evaluators together"
+    others = "one evaluator" if count == 2 else f"{count - 1} of the {count} evaluators"
     return (
         f"Nobody knows all noise: the promise holds against {whom} together with {others}, and "
         f"against {whom} together with {job.dealer}, which deals. It does not hold against "
-        f"{job.dealer} together with an evaluator, who can read all {what}."
+        f"{job.dealer} together with an evaluator, or all evaluators together, who can read all "
+        f"{what}, nor if a node runs other software than this."
     )
 
 
@@ -294,5 +309,5 @@ def as_json(job: Job) -> dict[str, Any] | None:
             | ({"within": cost.within} if cost.within else {})
             for cost in costs(job)
         ],
-        "in_words": [promise(job), _sentence(meaning(job)), against(job)],
+        "in_words": promises(job),
     }

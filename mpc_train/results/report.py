@@ -544,8 +544,9 @@ INSTEAD = {
 """By what a run has done instead of training, for people."""
 
 
-def outcome(result: Mapping[str, Any]) -> str:
-    """Return the report at the end of a run; `result` is what `--format json` prints."""
+def outcome(result: Mapping[str, Any], private: bool = False) -> str:
+    """Return the report at the end of a run; `result` is what `--format json` prints. private: of a
+    job with `[privacy]`, whose noise is not that of a second training."""
     steps, before = result["steps"], result.get("resumed_after", 0)
     instead = INSTEAD.get(result.get("instead", ""))
     trained = f"Trained in {duration(result['train_seconds'])}: {steps - before}"
@@ -566,8 +567,9 @@ def outcome(result: Mapping[str, Any]) -> str:
     losses = result.get("losses") or {}
     lines += [f"Loss      {loss:.4f} after step {step}" for step, loss in losses.items()]
     twin = result.get("twin_metrics") or {}
+    again = "same training in the clear" + (", with noise of its own" if private else "")
     for name, value in (result.get("metrics") or {}).items():
-        beside = f"   (same training in the clear: {figure(twin[name])})" if name in twin else ""
+        beside = f"   ({again}: {figure(twin[name])})" if name in twin else ""
         lines.append(f"Metric    {metric(name, value, result.get('unavailable') or {})}{beside}")
     if result.get("joined_rows"):
         lines.append(f"Joined    {result['joined_rows']} records")
@@ -576,8 +578,9 @@ def outcome(result: Mapping[str, Any]) -> str:
     for names, what in grouped(result.get("learnt") or {}):
         lines.append(f"Learnt    {', '.join(names)}: {learnt_words(what)}")
     if "max_weight_difference" in result:
+        noise = ", most of it by the noise of [privacy]" if private else ""
         lines.append(
-            f"Compared  largest difference of a weight {result['max_weight_difference']:.2e}"
+            f"Compared  largest difference of a weight {result['max_weight_difference']:.2e}{noise}"
         )
     if result.get("model"):
         lines.append(f"Model     {result['model']}")

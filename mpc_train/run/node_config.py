@@ -20,7 +20,7 @@ from urllib.parse import quote_plus, unquote_plus
 import msgspec
 
 from mpc_train.admission.policy import Policy
-from mpc_train.admission.rules import Rules, load_ruled, rule_faults
+from mpc_train.admission.rules import Rules, rule_faults
 from mpc_train.base.strict_toml import all_at, load_toml
 from mpc_train.errors import ConfigError, DataError
 from mpc_train.run.place import (
@@ -313,7 +313,7 @@ class CoordinatorConfig:
 def load_node_config(path: Path | str) -> NodeConfig:
     """Read a party's or dealer's file; raise ConfigError with all faults, by line and key."""
     path = Path(path).absolute()
-    parsed, text = load_ruled(path, _PartyFile)
+    parsed, text = load_toml(path, _PartyFile, ConfigError)
     check = _Checker(path, text)
     check.name("coordinator.name", parsed.coordinator.name)
     check.address("coordinator.address", parsed.coordinator.address, dial=True)

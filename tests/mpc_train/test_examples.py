@@ -13,7 +13,9 @@ from mpc_train.gateway.instances import read
 from mpc_train.homomorphic.description import Description
 from mpc_train.homomorphic.serving_file import load_serving_file
 from mpc_train.jobs.job import Job
+from mpc_train.jobs.schedule import total_steps
 from mpc_train.owners.table import load_table
+from mpc_train.privacy.words import promises
 from mpc_train.results.predictions import Predictions
 from mpc_train.run.local import local_data
 from mpc_train.run.node_config import load_coordinator_config, load_node_config
@@ -58,6 +60,35 @@ def test_the_statistics_are_of_the_same_clinics_and_columns() -> None:
     )
     assert (plain.owners, plain.data) == (regression.owners, regression.data)
     assert regression.reveal.statistics and plain.recipients == regression.recipients
+
+
+def test_the_private_job_is_of_the_same_tables_and_people() -> None:
+    plain, private = (
+        load_job(EXAMPLES / "breast_cancer" / name) for name in ("job.toml", "private.toml")
+    )
+    assert plain.data == private.data and plain.model == private.model
+    same = ("owners", "evaluators", "dealer", "recipients")
+    assert all(getattr(plain, key) == getattr(private, key) for key in same)
+
+
+def test_what_one_may_write_is_what_the_job_promises() -> None:
+    """The numbers in the example of privacy.md and of the example's README, and who is left out."""
+    job = load_job(EXAMPLES / "breast_cancer" / "private.toml")
+    page = (EXAMPLES.parent / "mpc_train" / "docs" / "privacy.md").read_text()
+    text = " ".join(page[page.index("### What one may write") :].replace("> ", "").split())
+    said = " ".join(promises(job))
+    for words in (
+        "differentially private with ε = 3 and δ = 0.0001 for one row",
+        "the probability that they do is at most 20.1 times",
+    ):
+        assert words in said and words in text
+    assert "plus 0.0001" in text and "plus 0.0001 (δ)" in said
+    assert job.dealer == "registry-office" and "or all evaluators together" in said
+    assert "registry office with one of the hospitals, or all three hospitals together" in text
+    assert len(job.evaluators) == 3 and "the row had contributed nothing" in said
+    readme = " ".join((EXAMPLES / "breast_cancer" / "README.md").read_text().split())
+    assert total_steps(job) == 10 and "in ten steps" in readme
+    assert "ε = 3, δ = 0.0001 for one row" in readme
 
 
 def test_the_nodes_of_trust_fit_the_job() -> None:

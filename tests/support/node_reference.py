@@ -18,7 +18,7 @@ from datetime import date
 from decimal import Decimal
 from pathlib import Path
 from types import UnionType
-from typing import Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import msgspec
 
@@ -138,6 +138,8 @@ def spelt(kind: Any) -> str:
     origin, inner = get_origin(kind), get_args(kind)
     if origin is Literal:
         return ", ".join(f"`{toml(choice)}`" for choice in inner)
+    if origin is Annotated:
+        return spelt(inner[0])
     if origin in (UnionType, typing.Union):
         return " or ".join(spelt(one) for one in inner if one is not type(None))
     if origin is tuple:

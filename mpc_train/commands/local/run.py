@@ -116,7 +116,7 @@ def run_command(
             emit(result)
             return
         trust = describe_trust(roles_of(job))
-        say(f"\n{outcome(result)}\n\n{trust}")
+        say(f"\n{outcome(result, private=bool(job.privacy))}\n\n{trust}")
         say(
             "All nodes ran on this machine under one user: this was a rehearsal. What the "
             "statement says holds when each organisation runs its node itself."

@@ -56,7 +56,7 @@ def test_a_job_is_carried_and_described(tmp_path: Path) -> None:
         (
             '[train]\nmode = "federated"\nseed = 3\n[train.federated]',
             PRIVACY + '[train]\nmode = "federated"\n[train.federated]\nsizes = "secret"',
-            "train.federated.sizes: with .privacy.: sizes owners see how many rows a round has",
+            "train.federated.sizes: with .privacy.: sizes: owners see how many rows a round has",
         ),
         (
             "[train]",

@@ -168,7 +168,7 @@ def test_what_is_promised_is_said(tmp_path: Path) -> None:
     ):
         assert words in said
     # What people read before they sign says how much noise that is, and speaks of no bands.
-    told = describe(job)
+    told = " ".join(describe(job).split())
     assert "The standard deviation of the noise is at least" in told and "bands" not in told
     found = priced(job)
     assert found is not None

@@ -1,12 +1,17 @@
 """Everything wrong with a job file is said at once, as far as one thing does not follow from
 another."""
 
+from decimal import Decimal
 from pathlib import Path
+from typing import Annotated, Any
 
+import msgspec
 import pytest
 
 from mpc_train.admission.load import load_job
+from mpc_train.base.toml_shape import shape_faults
 from mpc_train.errors import ConfigError, JobError
+from mpc_train.jobs.job import Roles
 from mpc_train.run.node_config import load_node_config
 from mpc_train.tables.schema import load_schema
 from tests.support.jobs import JOB, changed, loaded, replaced, with_data, write_job
@@ -89,10 +94,71 @@ def test_keys_without_a_place_and_values_of_another_type(tmp_path: Path) -> None
 def test_what_is_missing_is_said_and_hides_nothing(tmp_path: Path) -> None:
     text = changed(('label = "ill"\n', ""), ('kind = "logistic"', ""), ("epochs = 4", "epoch = 4"))
     words = "\n".join(said(tmp_path, text))
-    assert "data: Object missing required field `label`" in words
-    assert "model: Object missing required field `kind`" in words
+    assert 'data.label: missing; write label = "…"' in words
+    assert 'model.kind: missing; write kind = "gamma" or "linear" or' in words
     assert "train.epoch: unknown key" in words
     assert words.count("\n") == 2
+
+
+PRIVACY = """
+[privacy]
+{}
+
+[reveal]"""
+
+
+@pytest.mark.parametrize(
+    ("lines", "expected"),
+    [
+        (
+            "",
+            [
+                "privacy.epsilon: missing; write a number, like epsilon = 3",
+                "privacy.delta: missing; write a number, like delta = 0.00001",
+                'privacy.neighbours: missing; write neighbours = "replaced" or "zeroed"',
+            ],
+        ),
+        (
+            'epsilon = "three"\ndeltta = 0.00001\nfree = 3',
+            [
+                "privacy.epsilon: a text is not a number; write it without quotation marks",
+                "privacy.deltta: unknown key; remove it or correct its spelling; did you mean "
+                "'delta'?",
+                "privacy.free: unknown key; remove it or correct its spelling",
+                'privacy.neighbours: missing; write neighbours = "replaced" or "zeroed"',
+            ],
+        ),
+    ],
+)
+def test_all_keys_of_a_section_are_looked_at(
+    tmp_path: Path, lines: str, expected: list[str]
+) -> None:
+    """A key that is missing because it is misspelt is one fault."""
+    found = said(tmp_path, replaced("[reveal]", PRIVACY.format(lines)))
+    assert len(found) == len(expected)
+    for line, start in zip(found, expected, strict=True):
+        assert line.split(": ", 1)[1].startswith(start)
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [
+        (str, 'x = "…"'),
+        (int, "a whole number: x = …"),
+        (Decimal, "a number: x = …"),
+        (bool, "x = …"),
+        (dict[str, int], "x = { NAME = … }"),
+        (tuple[str, ...], 'x = ["…"]'),
+        (tuple[Decimal, Decimal], "x = […, …]"),
+        (Roles, "a section [x]"),
+        (tuple[Roles, ...], "a section [[x]] for each"),
+        (Roles | str, 'x = "…"'),
+        (Annotated[tuple[str, ...], msgspec.Meta(description="names")], 'x = ["…"]: names'),
+    ],
+)
+def test_what_to_write_for_a_key_that_is_missing(kind: Any, expected: str) -> None:
+    table = msgspec.defstruct("Table", [("x", kind)], forbid_unknown_fields=True)
+    assert shape_faults({}, table) == [("x", f"missing; write {expected}")]
 
 
 def test_the_list_is_short(tmp_path: Path) -> None:
@@ -127,7 +193,7 @@ def test_a_node_file_and_a_mark_of_the_byte_order(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         load_node_config(path)
     words = str(caught.value)
-    for what in ("2: node.name", "3: node.hom: unknown key", "field `address`"):
+    for what in ("2: node.name", "3: node.hom: unknown key", "coordinator.address: missing"):
         assert what in words
     job = tmp_path / "job.toml"
     job.write_bytes(b"\xef\xbb\xbf" + JOB.encode())

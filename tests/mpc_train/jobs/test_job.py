@@ -227,7 +227,7 @@ def test_missing_unreadable_and_foreign_files(tmp_path: Path) -> None:
     binary.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(JobError, match="UTF-8"):
         load_job(binary)
-    with pytest.raises(JobError, match="missing required field"):
+    with pytest.raises(JobError, match=r"job: missing; write a section \[job\]"):
         load_job(write_job(tmp_path, "# nothing\n"))
 
 

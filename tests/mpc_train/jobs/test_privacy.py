@@ -473,11 +473,11 @@ def test_sizes_of_joins_are_refused(tmp_path: Path) -> None:
         "epochs = 1", "guard = false\nepochs = 1"
     )
     said = refused(tmp_path, text + PRIVACY)
-    assert "data.check_duplicates: with [privacy]: overlap tells how many records" in said
+    assert "data.check_duplicates: with [privacy]: overlap: it tells how many records" in said
     text = columns_case.JOB.replace("[train]", "[train]\nguard = false") + PRIVACY
     said = refused(tmp_path, text.replace("MEMBERSHIP", "holders"))
-    assert "data.join: with [privacy]: overlap tells" in said
-    assert "data.join.membership: with [privacy]: membership tells owners" in said
+    assert "data.join: with [privacy]: overlap: it tells" in said
+    assert "data.join.membership: with [privacy]: membership: it tells owners" in said
 
 
 def test_joins_are_possible_where_identifiers_are_not_protected(tmp_path: Path) -> None:

@@ -233,7 +233,7 @@ def test_faults_of_the_file_are_said_with_their_lines(tmp_path: Path) -> None:
     ):
         assert words in said
     path.write_text(policy_toml().replace('dealers = ["registry"]', ""))
-    with pytest.raises(ConfigError, match=r"under \[rules\] write dealers"):
+    with pytest.raises(ConfigError, match=r"rules.dealers: missing; write dealers = \["):
         read_policy(path)
     path.write_text(policy_toml() + "[audit]\n")
     with pytest.raises(ConfigError, match="unknown key"):
