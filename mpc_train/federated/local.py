@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -59,6 +60,8 @@ class Owner:
         self.limits = limits_of(job)
         self._module = own_module(job).to(self._device)
         self._shared = shared_tensors(self._module)
+        self._is_first = True
+        """Whether the module has its first values still."""
         training, held_out = self._places(table)
         kind = torch.float32 if job.model.kind != "softmax" else torch.int64
         features = torch.from_numpy(np.asarray(table.features, np.float32))
@@ -83,18 +86,22 @@ class Owner:
         return np.arange(kept), np.arange(kept, table.rows)
 
     def initial(self) -> Reals:
-        """The weights before the first round, float64[size]."""
-        return self._weights()
+        """The weights before the first round, float64[size], also after rounds: evaluators may
+        begin anew."""
+        if not self._is_first:
+            return self._weights(shared_tensors(own_module(self._job)))
+        return self._weights(self._shared)
 
-    def _weights(self) -> Reals:
+    def _weights(self, shared: Mapping[str, torch.Tensor]) -> Reals:
         found = np.empty(self.limits.size)
         start = 0
-        for one in self._shared.values():
+        for one in shared.values():
             found[start : start + one.numel()] = one.detach().cpu().reshape(-1).numpy()
             start += one.numel()
         return found
 
     def _load(self, weights: Reals) -> None:
+        self._is_first = False
         start = 0
         with torch.no_grad():
             for tensor in self._shared.values():
@@ -120,7 +127,7 @@ class Owner:
     def _changed(self, weights: Reals) -> Reals:
         """What has changed since these weights were loaded, float64[size]: they were rounded to the
         tensors' types then."""
-        found, start = self._weights(), 0
+        found, start = self._weights(self._shared), 0
         for one in self._shared.values():
             mine, theirs = (x[start : start + one.numel()] for x in (found, weights))
             for piece in pieces(mine.size):

@@ -403,8 +403,8 @@ def resumed_from(contract: Contract, acceptances: Mapping[str, Acceptance]) -> b
     raise ResumeError(
         f"no checkpoint of this run is held by all evaluators ({counts}), and "
         f"{', '.join(sorted(insisting))} will not begin it anew: much would be lost, or a second "
-        "result would leave. Start each node where its checkpoints are, or all of them with "
-        "--fresh: that is another run, and counts once more against budgets"
+        "result would leave. Start each node where its checkpoints are, or all with --fresh: "
+        "that is another run, and counts once more against budgets"
     )
 
 

@@ -25,7 +25,7 @@ from mpc_train.tables.source import Source
 from parties.keys.identity import Card
 from parties.keys.roster import Roster
 from parties.keys.vault import FileVault
-from tests.runs.test_resume import events
+from tests.runs.test_resume import events, free_address, kill
 from tests.support.local_run import ROOT
 from tests.support.study import NAMES, PASSPHRASE, Study, csv_text
 
@@ -69,8 +69,19 @@ deadline_s = {DEADLINE_S}
 RULES = 'disclosures = ["federated"]\nmodules = ["study_net:network"]\nleast_parties = 2'
 
 
+PRIVACY = """[privacy]
+epsilon = 8
+delta = 0.00001
+neighbours = "zeroed"
+unit = "owner"
+"""
+BUDGET = "\n[rules.privacy]\nbudget_epsilon = 12\nbudget_delta = 0.001\n"
+
+
 class Rounds(Study):
     """The study with two owners that come and go: office, and eve, who cheats."""
+
+    rules = RULES
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
@@ -88,7 +99,7 @@ class Rounds(Study):
 
     def owner(self, name: str) -> None:
         """Start an owner that comes and goes."""
-        config = self.config(name, rules=RULES)
+        config = self.config(name, rules=self.rules)
         program = ["-m", "mpc_train"]
         if name == "eve":
             program = [str(Path(ROOT) / "tests" / "support" / "hostile_owner.py")]
@@ -159,3 +170,44 @@ def test_an_owner_is_killed_and_comes_back_while_another_one_cheats(study: Round
         for key, value in expected.items():
             assert np.abs(found[key] - value.numpy()).max() < ROUNDS * 2**-22
     assert ended["office"].record["peak_rss_mb"] < LIGHT_MB
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_after_the_last_opened_round_and_pays_once(study: Rounds) -> None:
+    """Evaluators, dealer and coordinator are killed in the middle of rounds. No round is opened
+    twice, and budgets pay for one run."""
+    text = study.job.read_text()
+    for old, new in (
+        ('"eve", ', ""),
+        ("eve = 50, ", ""),
+        ("local_steps = 3", "local_steps = 100"),
+        ("[train]", f"{PRIVACY}[train]"),
+    ):
+        assert text.count(old) == 1
+        text = text.replace(old, new)
+    study.job.write_text(text)
+    study.return_s, study.rules, address = study.join_s, RULES + BUDGET, free_address()
+
+    def begin(name: str) -> None:
+        if name == "desk":
+            study.coordinator(listen=address)
+        else:
+            study.node(name, rules=study.rules)
+
+    for name in ("desk", "ann", "bob", "registry"):
+        begin(name)
+    study.owner("office")
+    for killed, after in ((["bob"], 3), (["desk", "ann"], 6), (["registry"], 9)):
+        study.wait_for(f"round {after}", lambda: len(study.told("office")) >= after)  # noqa: B023
+        kill(study, *killed)
+        for name in killed:
+            begin(name)
+    ended = study.ended()
+    assert {name: one.status for name, one in ended.items()} == dict.fromkeys(ended, 0), ended
+    # An owner that stayed goes on where it was, and all end with the same model.
+    assert [one["round"] for one in study.told("office")] == [*range(1, ROUNDS + 1)]
+    (other,) = (study.left / "ann").rglob("model.safetensors")
+    mine, theirs = load_file(ended["office"].record["model"]), load_file(other)
+    assert all(np.array_equal(mine[key], theirs[key]) for key in mine | theirs)
+    for name in ("ann", "bob", "office"):
+        assert study.spent(name) == "its runs have cost ε = 8, δ = 0.00001"

@@ -239,6 +239,7 @@ class Rounds:
         self.model: Path | None = None
 
     def run(self) -> None:
+        self._recall()  # before owners ask which rounds were opened, and of which run
         with ExitStack() as held:
             self._desk: Desk | None = None
             if self._session.visitors is not None:
@@ -262,15 +263,18 @@ class Rounds:
         if self._owner is not None and self._global is not None:
             self.model = write_model(self._session.run_dir, self._owner, self._global, self._job)
 
-    def _resume(self) -> None:
-        """Go on after the rounds that an earlier session has opened."""
-        if not self._session.resume:
-            if self._session.is_evaluator:
-                self._kept.begin()
-            return
-        self.begun = place_of(self._session.resume)[0]
+    def _recall(self) -> None:
+        """Find the rounds that an earlier session has opened."""
+        if self._session.resume:
+            self.begun = place_of(self._session.resume)[0]
         if self._session.is_evaluator:
-            self._kept.resume(self._session.resume)
+            if self._session.resume:
+                self._kept.resume(self._session.resume)
+            else:
+                self._kept.begin()
+
+    def _resume(self) -> None:
+        """Go on after these rounds."""
         for number in range(1, self.begun + 1):
             record = self._told_record(number)
             self._enter(record)

@@ -156,7 +156,26 @@ def test_too_few_owners_end_the_run_with_their_names(tmp_path: Path) -> None:
     assert [len(one.tokens()) for one in house.shelves.values()] == [1, 1]
 
 
-def test_a_run_goes_on_after_the_last_opened_round(tmp_path: Path) -> None:
+def test_the_first_weights_are_known_after_rounds(tmp_path: Path) -> None:
+    """An owner whose evaluators begin anew begins with them, and not with what it has trained."""
+    job = federated_job(tmp_path)
+    owner = plain_owners(job, tables_of(job))["ann"]
+    first = owner.initial()
+    owner.train(first.copy(), 1)
+    owner.measured(first + 1)
+    np.testing.assert_array_equal(owner.initial(), first)
+
+
+def test_a_run_goes_on_after_the_last_opened_round(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    enter, found = Desk.__enter__, []
+
+    def entered(desk: Desk) -> Desk:
+        found.append(desk._kept.opened)
+        return enter(desk)
+
+    monkeypatch.setattr(Desk, "__enter__", entered)
     job = federated_job(tmp_path, least_owners="4", deadline_s="1")
     tables = tables_of(job)
     first = House(job, tmp_path, tables, absent={"dan": [2]})
@@ -167,6 +186,8 @@ def test_a_run_goes_on_after_the_last_opened_round(tmp_path: Path) -> None:
     second = House(job, tmp_path, tables, shelves=first.shelves, resume=token, number=2)
     summaries = second.run()
     assert summaries["ann"]["resumed_after"] == 1
+    # An owner that asks at once hears which rounds were opened, and not that the run begins anew.
+    assert found == [0, 0, 1, 1]
     plain = expected(job, tables)
     assert np.abs(second.models["dan"].weights - plain).max() < 20 * UNIT
     assert np.abs(model_of(second, "bob") - plain).max() < 20 * UNIT
