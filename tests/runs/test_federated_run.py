@@ -211,3 +211,4 @@ def test_a_run_goes_on_after_the_last_opened_round_and_pays_once(study: Rounds) 
     assert all(np.array_equal(mine[key], theirs[key]) for key in mine | theirs)
     for name in ("ann", "bob", "office"):
         assert study.spent(name) == "its runs have cost ε = 8, δ = 0.00001"
+    assert study.used_twice() == 0

@@ -4,12 +4,14 @@ python recorded.py FILE ARGUMENTS…: appends to FILE every 8-byte word of the p
 record keys, the roots of streams, the masks drawn from them, and the plaintext of every frame
 (shares of openings, corrections, Δ of inputs). Passphrases are the test's own. What it says on the
 control plane goes to FILE.told, each message after its length in four bytes. FILE.roots gets every
-root of a stream and every key that seals records, 32 bytes each: none may come twice.
+root of a stream and every key that seals records, 32 bytes each: none may come twice. A pad that an
+owner takes off a sum of federated rounds is none of these: that hides nothing.
 """
 
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from threading import get_ident
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -37,6 +39,7 @@ def main() -> None:
 
         setattr(owner, name, wrapped)
 
+    from mpc_train.federated.rounds import messages
     from parties.agreement import control
     from parties.keys.identity import IdentityKeys
     from parties.wire.secure_channel import SecureChannel
@@ -55,11 +58,20 @@ def main() -> None:
         once.write(secret)
         return secret
 
+    lift, lifting = messages.lift, set[int]()
+    """The threads that take a pad off."""
+
+    def lifted(pad: bytes, total: Any) -> None:
+        lifting.add(get_ident())
+        lift(pad, total)
+        lifting.discard(get_ident())
+
+    messages.lift = lifted
     after(control, "encode", tell)
     after(IdentityKeys, "__init__", lambda _, keys, private, kind: private)
     after(RecordSealer, "__init__", lambda _, sealer, key, context: used(key))
     after(RecordOpener, "__init__", lambda _, opener, key, context: key)
-    after(Stream, "__init__", lambda _, stream, root: used(root))
+    after(Stream, "__init__", lambda _, stream, root: root if get_ident() in lifting else used(root))
     after(Stream, "octets", lambda drawn, stream, count: drawn)
     # A session's id, a checkpoint's position and the outline of a model are public.
     after(

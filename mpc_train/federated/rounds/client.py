@@ -28,7 +28,6 @@ from mpc_train.federated.rules import Global
 from parties.errors import PartiesError
 from parties.nodes.client import Client, Line, may_pass
 from protocols.errors import ProtocolError
-from protocols.roles.streams import one_time
 
 if TYPE_CHECKING:
     from mpc_train.federated.local import Owner, Update
@@ -182,7 +181,7 @@ class RoundsClient:
         total = self._fetched(line, first, number)
         with np.errstate(over="ignore"):
             for pad in pads[1:]:
-                one_time(pad).add_words(total)
+                messages.lift(pad, total)
         mean = mean_of(total, record, self._owner.limits, self._secret)
         self.model.move(self._job.federated, mean)
         update = self._update[1] if self._update is not None and self._update[0] == number else None

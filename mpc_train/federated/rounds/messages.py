@@ -130,6 +130,14 @@ def masked(words: Words, roots: Sequence[bytes]) -> Iterator[bytes]:
         yield piece.astype("<i8", copy=False).tobytes()
 
 
+def lift(pad: bytes, total: Words) -> None:
+    """At an owner: take the pad of an evaluator off a round's sum, in its place.
+
+    `Rounds` has put it on, once; it may be taken off as often as somebody fetches the sum.
+    """
+    one_time(pad).add_words(total)
+
+
 def root_from(peer: str, data: memoryview) -> bytes:
     """What an evaluator answers when an update begins. Raises QueryError."""
     if len(data) != KEY_BYTES:

@@ -539,7 +539,7 @@ class Rounds:
                 if name == me
                 else receive_all(self._net, name, messages.PAD, KEY_BYTES).tobytes()
             )
-            one_time(pad).add_words(total)
+            messages.lift(pad, total)
         self._global.move(self._job.federated, mean_of(total, record, self._limits, self._secret))
         measured = self._owner.measured(self._global.weights)
         self._on_round(Told.of(me, record, update, measured))
