@@ -71,7 +71,9 @@ def main() -> None:
     after(IdentityKeys, "__init__", lambda _, keys, private, kind: private)
     after(RecordSealer, "__init__", lambda _, sealer, key, context: used(key))
     after(RecordOpener, "__init__", lambda _, opener, key, context: key)
-    after(Stream, "__init__", lambda _, stream, root: root if get_ident() in lifting else used(root))
+    after(
+        Stream, "__init__", lambda _, stream, root: root if get_ident() in lifting else used(root)
+    )
     after(Stream, "octets", lambda drawn, stream, count: drawn)
     # A session's id, a checkpoint's position and the outline of a model are public.
     after(
