@@ -348,7 +348,7 @@ def test_noise_of_joined_statistics_has_the_law() -> None:
     filled = [Term(f"f{k}", "f", missing="mean", bound=8.0) for k in range(columns)]
     pipeline = Pipeline((*both, *filled))
     assert pipeline.terms[-1].reach == 3
-    values = np.repeat([[5] * columns + [1 << f] * columns], rows, 0)
+    values = np.repeat([[5] * columns + [8 << f] * columns], rows, 0)
 
     def program(role: Role) -> Any:
         present = secret(role, np.ones((rows, 2 * columns), np.int64))
@@ -362,7 +362,7 @@ def test_noise_of_joined_statistics_has_the_law() -> None:
     for noise, bits in (
         (number - (rows << 16), 16),
         (first[:columns] - rows * 5, 16),
-        (first[columns:] - (rows << 16 - 3), 16),  # an eighth of the reach, in each row
+        (first[columns:] - (rows << 16), 16),  # cells at the end of their reach
         (second - rows * 25, 32),
     ):
         moments_hold(noise, 2 * 25 * 4.0**bits)

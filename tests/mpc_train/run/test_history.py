@@ -18,6 +18,7 @@ from mpc_train.node.storage import HISTORY
 from mpc_train.owners.table import Table, load_table
 from mpc_train.run.history import rows_of, table_mark
 from mpc_train.tables.source import Source
+from tests.mpc_train.jobs.test_privacy import WATCHED
 from tests.support import columns_case
 from tests.support.csv_tables import csv_lines
 from tests.support.jobs import (
@@ -447,6 +448,28 @@ def test_a_copy_of_a_table_that_has_grown_has_the_same_budget(tmp_path: Path) ->
     ann.csv = copy
     with pytest.raises(RefusedError, match=r"6 of 8 is spent"):
         ann.run(FIRST)
+
+
+def test_a_copy_that_has_grown_has_the_same_budget(tmp_path: Path) -> None:
+    """Also of runs over the table that it is a copy of."""
+    ann = private_node(tmp_path, budget(8))
+    ann.run(FIRST)
+    copy = ann.folder / "copy.csv"
+    copy.write_text(ann.csv.read_text())
+    ann.csv = copy
+    ann.run(FIRST)
+    copy.write_text("\n".join(csv_lines(40, seed=5)))
+    with pytest.raises(RefusedError, match=r"6 of 8 is spent"):
+        ann.run(FIRST)
+
+
+def test_counts_of_training_rows_are_noise_that_is_not_drawn_anew(tmp_path: Path) -> None:
+    watched = WATCHED.replace("noise.epsilon = 0.5\n", "").replace('metrics = ["accuracy"]\n', "")
+    ann = private_node(tmp_path, None)
+    ann.run(watched)
+    assert json.loads(ann.kept)["runs"][0]["epsilon"] == "0.5"
+    with pytest.raises(RefusedError, match=r"numbers with noise .* repeats = 1"):
+        ann.run(watched)
 
 
 def test_a_budget_counts_noise_in_the_place_of_repeats(tmp_path: Path) -> None:
