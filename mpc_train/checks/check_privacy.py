@@ -51,12 +51,14 @@ def check_privacy(job: Job) -> None:
     privacy, found = job.privacy, Problems()
     if not privacy:
         return
-    sites = (_check_budget, _check_reach, _check_site, _check_site_clip)
+    sites = (_check_epsilon, _check_delta, _check_reach, _check_site, _check_site_clip)
     units = (
-        _check_budget,
+        _check_epsilon,
+        _check_delta,
         _check_reach,
         _check_unit,
         _check_clip,
+        _check_sum_clip,
         _check_newton,
         _check_bands,
         _check_statistics,
@@ -69,11 +71,12 @@ def check_privacy(job: Job) -> None:
         if there:
             with found.noting():
                 raise JobProblem(key, why)
-    found.check()
-    for refusal in entries(job):
-        if isinstance(refusal, Refusal):
-            with found.noting():
-                raise JobProblem(refusal.key, f"with [privacy]: {refusal.name}: {refusal.why}")
+    with found.noting():
+        for refusal in entries(job):
+            if isinstance(refusal, Refusal):
+                with found.noting():
+                    why = f"with [privacy]: {refusal.name}: {refusal.why}"
+                    raise JobProblem(refusal.key, why)
     found.check()
     _check_left(job, privacy)
     _check_numbers(job)
@@ -82,9 +85,12 @@ def check_privacy(job: Job) -> None:
     _check_spent(job, privacy)
 
 
-def _check_budget(job: Job, privacy: Privacy) -> None:
+def _check_epsilon(job: Job, privacy: Privacy) -> None:
     if not MIN_EPSILON <= number("privacy.epsilon", privacy.epsilon) <= MAX_EPSILON:
         raise JobProblem("privacy.epsilon", f"between {MIN_EPSILON} and {MAX_EPSILON}")
+
+
+def _check_delta(job: Job, privacy: Privacy) -> None:
     if not MIN_DELTA <= number("privacy.delta", privacy.small_delta) <= MAX_DELTA:
         raise JobProblem("privacy.delta", "between 1e-12 and 0.01")
     rows = job.rows
@@ -171,8 +177,8 @@ def _check_unit(job: Job, privacy: Privacy) -> None:
     if most is None:
         raise JobProblem(
             "privacy.most_rows",
-            f"write the most rows that one {privacy.unit} has in a table: without a bound there is "
-            "none on what one of them changes",
+            f"write the most rows that one {privacy.unit} has in a table, like most_rows = 4: "
+            "without a bound there is none on what one of them changes",
         )
     if not 1 <= most <= min(MAX_ROWS_OF_UNIT, job.rows):
         raise JobProblem("privacy.most_rows", "between 1 and the number of rows")
@@ -230,7 +236,10 @@ def _check_clip(job: Job, privacy: Privacy) -> None:
         )
     if not MIN_CLIP <= number(key, privacy.clip) <= MAX_CLIP:
         raise JobProblem(key, f"between {MIN_CLIP} and {MAX_CLIP}")
-    if job.train.clip is not None:
+
+
+def _check_sum_clip(job: Job, privacy: Privacy) -> None:
+    if job.trains and job.train.clip is not None:
         raise JobProblem(
             "train.clip",
             "clips the sum over a batch, to which the contributions of others belong; remove it: "
@@ -299,7 +308,8 @@ def _check_bands(job: Job, privacy: Privacy) -> None:
         raise JobProblem(
             key,
             f"an epoch has {steps_per_epoch(job)} steps, so that a row would be in two of {bands} "
-            "whose noise depends on one another; write fewer, or a smaller train.batch_size",
+            "whose noise depends on one another; write at most that many, or a smaller "
+            "train.batch_size",
         )
 
 

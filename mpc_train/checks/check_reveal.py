@@ -6,14 +6,12 @@ from mpc_train.base.problem import JobProblem, Problems, no_duplicates, number
 from mpc_train.errors import JobError
 from mpc_train.jobs.audience import NOT_AVERAGED
 from mpc_train.jobs.job import Job
-from mpc_train.jobs.reveal import METRICS, Metric
+from mpc_train.jobs.reveal import METRICS, SENSITIVITY, Metric
 from mpc_train.jobs.schedule import fold_jobs, held_out_sizes, is_newton, split_sizes
 
 MAX_DECIMALS = 4
 MAX_BINS = 50
 MAX_FOLDS = 20
-COUNTS = ("accuracy", "confusion")
-"""Metrics that can have noise."""
 
 
 def check_reveal(job: Job) -> None:
@@ -194,10 +192,10 @@ def _check_noise(job: Job) -> None:
         return
     if not Decimal("0.01") <= number(f"{key}.epsilon", reveal.noise.epsilon) <= 100:
         raise JobProblem(f"{key}.epsilon", "between 0.01 and 100")
-    others = [name for name in reveal.metrics if name not in COUNTS]
+    others = [name for name in reveal.metrics if name not in SENSITIVITY]
     if others or reveal.folds:
         raise JobProblem(
             key,
-            f"is only for {' and '.join(COUNTS)}, whose counts one row changes by a known number; "
-            f"remove {', '.join(others) or 'reveal.folds'}",
+            f"is only for {' and '.join(SENSITIVITY)}, whose counts one row changes by a known "
+            f"number; remove {', '.join(others) or 'reveal.folds'}",
         )

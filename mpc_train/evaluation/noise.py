@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mpc_train.evaluation.figures import Figure, margins
+from mpc_train.jobs.reveal import SENSITIVITY
 from protocols.arrays import Words
 from protocols.crypten_tensor.tensor import crypten
 from protocols.roles.role import Role
@@ -26,9 +27,6 @@ from protocols.shares.masked import Masked
 
 if TYPE_CHECKING:
     from mpc_train.jobs.job import Job
-
-SENSITIVITY = {"accuracy": 1, "confusion": 2}
-"""The sensitivity of the metrics that are counts, which can have noise."""
 
 
 def noisy(job: Job, metric: str, figure: Figure) -> Figure:

@@ -20,6 +20,9 @@ Metric = Literal[
 ]
 
 _CLASSES = ("accuracy", "log_loss", "precision", "recall", "f1", "confusion")
+SENSITIVITY = {"accuracy": 1, "confusion": 2}
+"""Of the metrics that are counts, which can have noise: how much one row changes all counts of one
+together."""
 METRICS: dict[str, tuple[str, ...]] = {
     "linear": ("mse", "mae", "r2"),
     "poisson": ("mse", "mae", "r2"),

@@ -60,10 +60,13 @@ class Remembered:
             for run in runs
         ]
         spent, rules = spent_before(runs), self._rules.privacy
-        if spent.runs:
-            most = None if rules is None else rules.budget_epsilon
+        most = None if rules is None else rules.budget_epsilon
+        if spent.runs or most is not None:
             whole = "" if most is None or rules is None else f" of {most}, {rules.budget_delta}"
-            lines.append(f"its runs have cost ε = {spent.epsilon}, δ = {spent.small_delta}{whole}")
+            lines.append(
+                f"runs over this table have cost ε = {spent.epsilon}, "
+                f"δ = {spent.small_delta}{whole}"
+            )
         return lines
 
     def check(self, job: Job, source: Source, table: Table) -> None:

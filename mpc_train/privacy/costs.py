@@ -33,8 +33,6 @@ MODEL = "model"
 """The entry of all tensors of the model together, also if it stays in shares."""
 STATISTICS = "statistics"
 """The entry of noisy means and deviations of `[prepare]`."""
-COUNTED = ("accuracy", "confusion")
-"""Metrics that are counts, and can have noise of a known effect (`evaluation.noise`)."""
 
 
 @dataclass(frozen=True)

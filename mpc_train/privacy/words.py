@@ -6,7 +6,7 @@ promised, against whom, and what is not.
 
 from __future__ import annotations
 
-from math import ceil, exp
+from math import ceil, exp, floor, log10
 from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
@@ -114,7 +114,10 @@ def meaning(job: Job) -> str:
 
 
 def _factor(value: float) -> str:
-    return f"{value:.3g}" if value < 1000 else f"{value:.1e}"
+    """With three digits, never less than it is."""
+    unit = 10.0 ** (floor(log10(value)) - 2)
+    digits = ceil(value / unit - 1e-9)
+    return f"{digits * unit:.3g}" if unit < 1 else f"{digits * round(unit):,}"
 
 
 def lines(job: Job) -> list[str]:

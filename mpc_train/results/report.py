@@ -5,7 +5,8 @@ says who would have to collude to learn more.
 """
 
 from collections.abc import Iterable, Mapping
-from math import prod
+from decimal import Decimal
+from math import exp, prod, sqrt
 from typing import Any
 
 from mpc_train.admission.cautions import cautions
@@ -24,6 +25,7 @@ from mpc_train.jobs.audience import (
 from mpc_train.jobs.job import Job
 from mpc_train.jobs.outputs import UNGROUPED
 from mpc_train.jobs.prepare import Prepare
+from mpc_train.jobs.reveal import SENSITIVITY
 from mpc_train.jobs.schedule import (
     checked_size,
     is_newton,
@@ -384,12 +386,25 @@ def _refusals(job: Job) -> list[str]:
         if not {*reveal.metrics, *reveal.per_party} <= UNGROUPED:
             found.append(_withheld(reveal.least_group))
         if reveal.noise is not None:
-            epsilon = reveal.noise.epsilon
-            found.append(f"metrics with noise that nobody knows: ε = {epsilon} for a held-out row")
+            found += _noisy(job, reveal.noise.epsilon)
         if reveal.decimals is not None:
             places = decimals_words(reveal.decimals)
             found.append(f"metrics are rounded over shares to {places}")
     return found
+
+
+def _noisy(job: Job, epsilon: Decimal) -> list[str]:
+    """How much noise metrics have: of every evaluator, each of a discrete Laplace law."""
+    found = []
+    for metric in job.reveal.metrics:
+        ratio = exp(-float(epsilon) / SENSITIVITY[metric])
+        deviation = sqrt(2 * ratio * len(job.evaluators)) / (1 - ratio)
+        of = f"of {split_sizes(job)[1]} rows" if metric == "accuracy" else "in each cell"
+        found.append(f"{deviation:.3g} {of} ({metric})")
+    return [
+        f"metrics with noise that nobody knows: ε = {epsilon} for a held-out row",
+        f"its standard deviation is about {', '.join(found)}",
+    ]
 
 
 def _withheld(least: int) -> str:

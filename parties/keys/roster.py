@@ -109,6 +109,11 @@ class Roster:
             return found._settled()
         except CardError as error:
             raise RosterError(f"roster {root}: {error}") from error
+        except FileNotFoundError as error:
+            raise RosterError(
+                f"roster {root}: there is none; accept cards with `mpc-train roster add`, or name "
+                "another roster or a folder of cards"
+            ) from error
         except (OSError, ValueError, RecursionError) as error:
             raise RosterError(f"roster {root}: {reason(error)}") from error
 

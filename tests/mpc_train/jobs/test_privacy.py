@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from decimal import Decimal
 from fractions import Fraction
+from math import exp
 from pathlib import Path
 from typing import get_args
 
@@ -19,7 +20,7 @@ from mpc_train.jobs.job import Job
 from mpc_train.jobs.outputs import Disclosure, OverFolds, leaving
 from mpc_train.jobs.privacy import Privacy
 from mpc_train.jobs.reveal import METRICS as OF_KINDS
-from mpc_train.jobs.reveal import Metric
+from mpc_train.jobs.reveal import SENSITIVITY, Metric
 from mpc_train.jobs.schedule import batches
 from mpc_train.jobs.sealed import CHANGE, DEPENDENCE
 from mpc_train.privacy import costs
@@ -32,7 +33,8 @@ from mpc_train.privacy.clip_plan import (
     unit_of,
 )
 from mpc_train.privacy.statistics import statistics_plan
-from mpc_train.privacy.words import as_json, lines, noise_line, rounded_up, table
+from mpc_train.privacy.words import as_json, lines, meaning, noise_line, rounded_up, table
+from mpc_train.results.report import describe
 from tests.support import columns_case
 from tests.support.commands import as_json as as_json_of
 from tests.support.commands import mpc_train
@@ -174,6 +176,57 @@ def test_what_cannot_be_promised_is_named(tmp_path: Path, old: str, new: str, ke
     assert old in PRIVATE
     said = refused(tmp_path, PRIVATE.replace(old, new))
     assert key in said and "job.toml" in said
+
+
+def test_all_that_cannot_be_promised_is_named_at_once(tmp_path: Path) -> None:
+    text = (
+        PRIVATE.replace("epsilon = 3", "epsilon = 30", 1)
+        .replace("delta = 0.00001", "delta = 0.5")
+        .replace("clip = 2\n", "")
+        .replace("seed = 7", "seed = 7\nclip = { norm = 1 }\nloss.balanced = true")
+        .replace("guard = false", "")
+        .replace('["accuracy"]', '["accuracy", "auc"]')
+        .replace("noise.epsilon = 0.5", "training_loss_every = 1")
+    )
+    said = refused(tmp_path, text)
+    for key in (
+        *("privacy.epsilon", "privacy.delta", "privacy.clip", "train.clip", "train.loss.balanced"),
+        *("train.guard", "reveal.metrics", "reveal.noise", "reveal.training_loss_every"),
+    ):
+        assert f": {key}: " in said, key
+
+
+@pytest.mark.parametrize(
+    ("epsilon", "factor"),
+    [
+        ("0.1", "1.11"),
+        ("1", "2.72"),
+        ("3", "20.1"),
+        ("5", "149"),
+        ("8", "2,990"),
+        ("20", "486,000,000"),
+    ],
+)
+def test_the_factor_is_never_less_than_it_is(tmp_path: Path, epsilon: str, factor: str) -> None:
+    """e^5 is 148.4: a promise of 148 would be false."""
+    job = load_job(write_job(tmp_path, PRIVATE))
+    assert job.privacy
+    privacy = msgspec.structs.replace(job.privacy, epsilon=Decimal(epsilon))
+    said = meaning(msgspec.structs.replace(job, privacy=privacy))
+    assert f"at most {factor} times" in said
+    assert float(factor.replace(",", "")) >= exp(float(epsilon))
+
+
+def test_how_much_noise_metrics_have_is_said(tmp_path: Path) -> None:
+    """Each of three evaluators draws noise of scale 2 for accuracy, and of 4 for a cell."""
+    text = PRIVATE.replace('["accuracy"]', '["accuracy", "confusion"]')
+    said = describe(load_job(write_job(tmp_path, text)))
+    assert (
+        "standard deviation is about 4.85 of 25 rows (accuracy), 9.77 in each cell (confusion)"
+        in said
+    )
+    drawn = np.random.default_rng(5).geometric(1 - np.exp(-0.5), (2, 3, 100_000))
+    assert np.std((drawn[0] - drawn[1]).sum(0)) == pytest.approx(4.85, rel=0.02)
 
 
 def test_a_delta_that_publishes_rows_is_refused(tmp_path: Path) -> None:
@@ -528,7 +581,7 @@ def test_every_disclosure_and_metric_has_an_entry() -> None:
     elsewhere = {TRAINING_COUNTS, "federated", "sizes"}
     assert {*costs.REFUSED, *elsewhere} == {*get_args(Disclosure), RANGE}
     assert set(costs.METRICS) == set(get_args(Metric))
-    assert {name for name, why in costs.METRICS.items() if not why} == {*costs.COUNTED}
+    assert {name for name, why in costs.METRICS.items() if not why} == {*SENSITIVITY}
     assert all(why.strip() and key.count(".") for key, why in costs.REFUSED.values())
 
 
@@ -646,7 +699,7 @@ def test_the_words_say_who_is_protected_against_whom() -> None:
     said = " ".join(lines(private()))
     assert "differentially private with ε = 3 and δ = 0.00001 for one row" in said
     assert "at most 20.1 times" in said and "plus 0.00001" in said
-    assert "recipients together with 2 of the 3 evaluators together" in said
+    assert "recipients together with 2 of the 3 evaluators, and" in said
     assert "does not hold against registry together with an evaluator" in said
     assert "numbers of rows" in said and "not protected" in said
     assert "No unit has both rows that train and rows that are held out" in said

@@ -79,7 +79,7 @@ def ann(tmp_path: Path) -> Ann:
     return Ann(tmp_path)
 
 
-ONE_RUN = ["its runs have cost ε = 3, δ = 0.00001 of 4, 0.00001"]
+ONE_RUN = ["runs over this table have cost ε = 3, δ = 0.00001 of 4, 0.00001"]
 
 
 def test_a_run_that_goes_on_spends_nothing(ann: Ann) -> None:

@@ -405,7 +405,7 @@ def test_a_table_has_a_budget_over_all_jobs(tmp_path: Path) -> None:
     ann.rules["privacy"] = budget(7, "0.00003")
     ann.run(FIRST, ("epsilon = 3", "epsilon = 1"))
     lines = Remembered(ann.safe, "ann", Rules((), (), (), privacy=budget(7))).notes(ann.source)
-    assert lines[-1] == "its runs have cost ε = 7, δ = 0.00003 of 7, 0.00002"
+    assert lines[-1] == "runs over this table have cost ε = 7, δ = 0.00003 of 7, 0.00002"
 
 
 def test_the_first_job_has_to_fit_too(tmp_path: Path) -> None:
