@@ -127,7 +127,7 @@ def _of_steps(job: Job) -> list[str]:
             "in effect; lower the rate"
             for whose in _few(effective_rows(job, curvature))
         ]
-    if rows.steps < FEW_STEPS:
+    if rows.steps < FEW_STEPS and not job.privacy:  # which bounds what gradients say
         found.append(
             f"few steps make up the result, {max(rows.steps, 1):.1f} in effect: it is more "
             "gradients at its first weights than a model"

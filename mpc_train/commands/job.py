@@ -118,7 +118,9 @@ def job_check(
             say(f"Warning {line}")
         if node is not None:
             rules = node.path if node.accepted is None else node.accepted.path
-            say(f"The rules of {rules} allow the job to {node.place.name}.")
+            mine = node.place.name in checked.owners
+            later = "; earlier runs over its table count when the node starts" if mine else ""
+            say(f"The rules of {rules} allow the job to {node.place.name}{later}.")
 
 
 def _of_a_round(rounds: "Mapping[str, RoundsCost]") -> list[str]:

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from mpc_train.admission import rules
-from mpc_train.admission.cautions import cautions
+from mpc_train.admission.cautions import FEW_STEPS, cautions
 from mpc_train.admission.effective_rows import effective_rows, lightest
 from mpc_train.admission.load import load_job
 from mpc_train.admission.rules import PrivacyRules, check_rules
@@ -231,6 +231,12 @@ def test_what_depends_on_the_data_is_named(
     shown = mpc_train("job", "check", path)
     assert shown.exit_code == 0
     assert "  beware     " in shown.stdout and word in shown.stdout
+
+
+def test_few_steps_are_no_worry_where_noise_bounds_what_they_say(tmp_path: Path) -> None:
+    few = load_job(write_job(tmp_path, PRIVATE.replace("epochs = 4", "epochs = 1")))
+    assert effective_rows(few).steps < FEW_STEPS
+    assert not any("few steps" in line for line in cautions(few))
 
 
 def test_inputs_that_few_rows_have_are_named(tmp_path: Path) -> None:

@@ -119,7 +119,10 @@ def test_job_check_with_a_node_s_file_holds_the_job_against_its_rules(tmp_path: 
     party = PARTY.replace('["ann"]', '["ann", "office"]')
     allowed = against(party.replace('["auc"]', '["auc", "accuracy"]\nleast_group = 9'))
     assert allowed.exit_code == 0, allowed.output
-    assert f"The rules of {tmp_path / 'party.toml'} allow the job to bob." in allowed.stdout
+    assert (
+        f"The rules of {tmp_path / 'party.toml'} allow the job to bob; earlier runs over"
+        in allowed.stdout
+    )
     refused = against(PARTY.replace('"registry"', '"other"').replace('["auc"]', "[]"))
     assert refused.exit_code == 6
     assert "registry would deal but is not listed under dealers; " in refused.stderr
