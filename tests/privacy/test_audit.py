@@ -7,7 +7,8 @@ Nasr et al., USENIX Security 2023, for Gaussian mechanisms). It has to stay belo
 and exceed it if noise is for one epoch only, or if bands count as independent noise. The attacker
 sees the noisy sum of every step, and with bands undoes what makes the noise of steps depend on one
 another. Trainings over shares give nothing else: what a handful of them leaves is spread as in the
-clear.
+clear. Of Newton steps the attacker sees the noisy sums; what the canary adds to them is taken from
+sums over shares.
 """
 
 from __future__ import annotations
@@ -29,6 +30,11 @@ from mpc_train.networks.graph import layers_of
 from mpc_train.networks.network import Network
 from mpc_train.privacy.accounting import privacy_of
 from mpc_train.privacy.clip_plan import deviation, input_norm
+from mpc_train.privacy.newton import label_bound, releases
+from mpc_train.regression.equations import equations, prepared
+from mpc_train.regression.noise import noise_of
+from mpc_train.regression.scales import PREDICTOR_BITS
+from mpc_train.regression.settings import family_of, sizes_of
 from mpc_train.training.losses import BinaryCrossEntropy
 from mpc_train.training.optimizers.row_clipping import Noise, NoisySums
 from mpc_train.training.optimizers.sgd import SGD
@@ -41,7 +47,8 @@ from protocols.roles.role import Role
 from protocols.roles.streams import Stream
 from tests.support.jobs import job_toml, loaded
 from tests.support.lockstep import run_lockstep
-from tests.support.loopback import combine_masked, shares_of
+from tests.support.loopback import combine_masked, secret, shares_of
+from tests.support.noisy_newton import noisy_job, noisy_rows
 from tests.support.tensors import attached
 
 EPSILON, DELTA, ROWS, EPOCHS, RUNS = 2.0, 0.001, 40, 2, 60_000
@@ -133,8 +140,8 @@ def guess(job: Job, seen: Sequence[np.ndarray]) -> np.ndarray:
     return found
 
 
-def lower_bound(present: np.ndarray, absent: np.ndarray) -> float:
-    """The ε that guesses between two Gaussians refute with 99 % certainty, at DELTA.
+def lower_bound(present: np.ndarray, absent: np.ndarray, delta: float = DELTA) -> float:
+    """The ε that guesses between two Gaussians refute with 99 % certainty, at δ.
 
     A threshold halfway between the two is chosen on one half; error rates on the other give the
     least distance μ of two Gaussians of variance 1 that can be told apart so well.
@@ -151,7 +158,7 @@ def lower_bound(present: np.ndarray, absent: np.ndarray) -> float:
 
     def excess(epsilon: float) -> float:
         first = norm.cdf(mu / 2 - epsilon / mu)
-        return float(first - np.exp(epsilon) * norm.cdf(-mu / 2 - epsilon / mu) - DELTA)
+        return float(first - np.exp(epsilon) * norm.cdf(-mu / 2 - epsilon / mu) - delta)
 
     return float(brentq(excess, 0, 60)) if excess(0) > 0 else 0.0
 
@@ -217,7 +224,7 @@ def test_a_canary_stays_within_the_budget(count: int, tmp_path: Path) -> None:
     # The attack notices noise for one epoch only, or for bands that count as independent noise.
     part = EPOCHS**-0.5 if count == 1 else float(square(count)) ** -0.5
     quiet = Quieter(central=True, draw=keystream(2), part=part)
-    without = lower_bound(*(guesses(job, canary, quiet, RUNS) for canary in (True, False)))
+    without = lower_bound(guesses(job, True, quiet, RUNS), guesses(job, False, quiet, RUNS))
     print(f"{count} bands: at least {found:.2f} of {EPSILON}, with less noise {without:.2f}")
     assert without > EPSILON
 
@@ -233,3 +240,79 @@ def test_trainings_over_shares_are_spread_as_in_the_clear(count: int, tmp_path: 
         spread = clear.std()
         assert abs(shared.mean() - clear.mean()) < 4 * spread / np.sqrt(len(shared))
         assert 0.5 < shared.std() / spread < 1.7
+
+
+def added_by_the_canary(job: Job) -> list[tuple[np.ndarray, Fraction, int]]:
+    """What a row as long as it may be, with a label as large, adds to the sums of all steps, at
+    coefficients of 0: in coordinates in which all noise of a sum has one deviation; with that, and
+    the bits of its grid."""
+    sizes, noise = sizes_of(job), noise_of(job)
+    assert noise is not None
+    inputs, labels = noisy_rows(job)
+    inputs[0] = 0
+    inputs[0, 0] = float(input_norm(job)) - 1e-5
+    labels[0] = float(label_bound(job))
+
+    def program(role: Role, rows: np.ndarray) -> Any:
+        x, y = (
+            secret(role, encode(values, job.fraction_bits))
+            for values in (inputs, labels.reshape(-1, 1))
+        )
+        data = prepared(x, y, rows, job.fraction_bits, sizes)
+        start = secret(role, np.zeros((sizes.bounds.columns, 1), np.int64))
+        found = equations(family_of(job), data, start, sizes, information=True, squares=False)
+        assert found.information is not None
+        role.finish()
+        return [shares_of(part) for part in (found.gradient, found.information)]
+
+    def sums(rows: np.ndarray) -> list[np.ndarray]:
+        parts = zip(*run_lockstep(lambda role: program(role, rows), 2), strict=True)
+        scales = (
+            (sizes.gradient_bits, sizes.gradient),
+            (sizes.moment_bits, sizes.diagonal),
+        )
+        return [
+            np.ldexp(combine_masked(list(part)).astype(float), sizes.count + more - bits)
+            for part, (bits, more) in zip(parts, scales, strict=True)
+        ]
+
+    rows = np.arange(job.rows)
+    gradient, matrix = (a - b for a, b in zip(sums(rows), sums(rows[1:]), strict=True))
+    places = np.triu_indices(len(matrix))
+    information = matrix[places] * np.where(places[0] == places[1], 1, np.sqrt(2))
+    whole = sizes.input_bits + PREDICTOR_BITS
+    of_step = [
+        (gradient.reshape(-1), noise.gradient, whole),
+        (information, noise.information, 2 * sizes.input_bits + sizes.weight_bits),
+    ]
+    start = [(labels[:1], noise.labels, PREDICTOR_BITS)] if job.model.kind == "poisson" else []
+    return of_step * (releases(job) // 2) + start
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "least"), [("linear", 0.85), ("logistic", 0.6), ("poisson", 0.5)])
+def test_a_canary_in_the_sums_of_newton_steps_stays_within_the_budget(
+    kind: str, least: float, tmp_path: Path
+) -> None:
+    """A linear regression's canary is as bad as its bound; those of the others have to have a
+    residual or a weight that is largest, and at coefficients of 0 neither is."""
+    job = noisy_job(tmp_path, kind, epsilon=str(EPSILON), l2="9")
+    added, delta = added_by_the_canary(job), float(privacy_of(job).small_delta)
+
+    def seen(canary: bool, curator: Curator, part: float) -> np.ndarray:
+        """Of each run, how much its sums look like those with the canary, in all steps."""
+        found = np.zeros(RUNS)
+        for change, sigma, bits in added:
+            for size in change:
+                noise = curator.drawn(job, sigma, RUNS, bits) * part
+                found += size * (size * canary + noise) / float(sigma) ** 2
+        return found
+
+    def bound(number: int, part: float = 1.0) -> float:
+        curator = Curator(central=True, draw=keystream(number))
+        return lower_bound(seen(True, curator, part), seen(False, curator, part), delta)
+
+    found, without = bound(4), bound(5, 0.5)
+    print(f"{kind}: at least {found:.2f} of {EPSILON}, with half the noise {without:.2f}")
+    assert least * EPSILON < found < EPSILON
+    assert without > EPSILON
