@@ -231,7 +231,7 @@ def test_a_model_file_that_was_changed(folder: Path) -> None:
     for change, message in (
         ("shape", r"gives \[2, 1, 1\], not \[2, 9, 9\]"),
         ("weights", "3 bytes of weights"),
-        ("extra", "unknown key"),
+        ("extra", "unknown field `extra`"),
     ):
         with pytest.raises(JobError, match=message):
             job_with(change)
