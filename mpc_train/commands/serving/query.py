@@ -218,28 +218,39 @@ def _ask(
     form = "csv" if into is not None else form_of(out, Path(source.file))
     progress = _Progress(total, output)
 
-    def write_to(file: TextIO) -> int:
-        return write_records(predictor, source, file, form, kept, first, progress)
+    def write_to(file: TextIO, report: Callable[[int], None]) -> int:
+        return write_records(predictor, source, file, form, kept, first, report)
 
     if into is not None:
         try:
             with text_into(node.store, PREDICTIONS, into, predictor.job.digest().hex()) as file:
-                return write_to(file)
+                return write_to(file, progress)
         except BaseException as error:
             count = predictor.counted.rows
             raise _unanswered(error, first, progress.done, "", count) from error
     path = Path(out)
     staged = path.with_name(f".{path.name}.{os.getpid()}")
     failed: list[BaseException] = []
+    whole = 0, 0
+    """Rows that are written, and where they end in the file."""
 
     def write_all_or_some(file: TextIO) -> int:
+        def report(rows: int) -> None:
+            nonlocal whole
+            whole = rows, file.tell()
+            progress(rows)
+
         try:
-            return write_to(file)
+            return write_to(file, report)
         except BaseException as error:
-            if not progress.done or classify(error)[1] == "internal":
+            done, end = whole
+            if not done or classify(error)[1] == "internal":
                 raise _unanswered(error, first, 0, "", predictor.counted.rows) from error
             failed.append(error)
-            return progress.done
+            # Ctrl-C comes in the middle of an answer, too: what is begun would be asked again.
+            file.seek(end)
+            file.truncate()
+            return done
 
     asked = into_file(staged, write_all_or_some)
     named = path

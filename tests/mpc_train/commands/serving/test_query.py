@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -263,6 +263,39 @@ def test_an_interrupted_table_says_what_was_counted(
     serving(lambda number: "quota")
     refused = mpc_train(*ask, "--out", out)
     assert refused.exit_code == 6 and "rows of today" not in refused.stderr
+
+
+@pytest.mark.parametrize("form", ["csv", "json"])
+def test_no_row_of_an_answer_that_was_half_written_is_kept(
+    form: str,
+    serving: Serving,
+    ask: tuple[object, ...],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Who asks the others from the row that is named would have some of them twice."""
+    answered, written = 2 * MOST_ROWS, 0
+
+    class Slow(list[list[Any]]):
+        def __iter__(self) -> Iterator[list[Any]]:
+            nonlocal written
+            for record in super().__iter__():
+                written += 1
+                if written > answered + 20:
+                    raise KeyboardInterrupt
+                yield record
+
+    records = predictions.SharedPredictor.records
+    monkeypatch.setattr(
+        predictions.SharedPredictor,
+        "records",
+        lambda *arguments: (Slow(chunk) for chunk in records(*arguments)),
+    )
+    serving()
+    result = mpc_train(*ask, "--out", tmp_path / f"found.{form}")
+    assert result.exit_code == 130 and f"--from-row {answered + 1} " in result.stderr
+    kept = (tmp_path / f"found.rows-1-{answered}.{form}").read_text()
+    assert kept.endswith("\n") and len(kept.splitlines()) == answered + (form == "csv")
 
 
 def test_progress_is_told_from_time_to_time(capsys: pytest.CaptureFixture[str]) -> None:
