@@ -301,6 +301,19 @@ def test_a_session_begins_without_a_client_whose_card_is_not_accepted(
     assert isinstance(desk.come("practice")[0], control.Welcome)
 
 
+def test_who_was_left_out_and_comes_often_fills_no_memory(desk: Desk) -> None:
+    """An error that is raised keeps all that was there, each time."""
+    desk.change(revoked)
+    desk.coordinator._agree_on_cards()
+    for _ in range(3):
+        desk.come()
+    step, depth = desk.coordinator._left_out["clinic"].__traceback__, 0
+    while step is not None:
+        step, depth = step.tb_next, depth + 1
+        assert depth < 5
+    assert {type(said) for _, said in desk.sent} == {control.Aborted}
+
+
 def test_a_node_whose_card_is_not_accepted_is_left_out_of_nothing(desk: Desk) -> None:
     desk.coordinator._members.roster = desk.coordinator._members.roster.revoke(
         vaults()["bob"].card, lifetime.now()
