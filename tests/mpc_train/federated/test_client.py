@@ -55,14 +55,17 @@ def test_another_job_than_the_one_that_was_checked_is_refused(
             check(contract, body)
 
 
-def test_an_owner_begins_anew_if_the_evaluators_go_back(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    "later", [[(1, b"first"), (2, b"first"), (3, b"first")], [(2, b"second"), (3, b"second")]]
+)
+def test_an_owner_begins_anew_if_the_evaluators_do_or_go_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, later: list[tuple[int, bytes]]
 ) -> None:
     """Evaluators whose disks were set back open a round a second time, with other updates: an owner
-    that kept its model would end with one that nobody else has."""
+    that kept its model, or what it has trained from it, would end with one that nobody else has."""
     monkeypatch.setattr(module.time, "sleep", lambda s: None)
-    states = [(2, b"first"), (1, b"first"), (2, b"first"), (3, b"first")]
-    caught_up: list[int] = []
+    states = [(2, b"first"), *later]
+    caught_up, held = list[int](), list[Any]()
     owner = SimpleNamespace(limits=SimpleNamespace(size=3), initial=lambda: np.zeros(3))
     given = cast(Any, None)
     client: Any = SimpleNamespace(line=lambda timeout_s: SimpleNamespace(sid=b"session"))
@@ -72,7 +75,10 @@ def test_an_owner_begins_anew_if_the_evaluators_go_back(
 
     def catch_up(line: Any, number: int) -> None:
         caught_up.append(number)
+        held.append(rounds._update)
         rounds.model.round = number
+        if len(held) == 1:
+            rounds._update = 3, given
 
     def state(line: Any) -> State:
         opened, run = states.pop(0)
@@ -82,6 +88,7 @@ def test_an_owner_begins_anew_if_the_evaluators_go_back(
     monkeypatch.setattr(rounds, "_state", state)
     assert rounds.run().round == 3
     assert caught_up == [1, 2, 1, 2, 3] and not states
+    assert held == [None, (3, None), None, None, None]
 
 
 def _imported(source: str) -> list[str]:
