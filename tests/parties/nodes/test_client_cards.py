@@ -301,6 +301,28 @@ def test_a_session_begins_without_a_client_whose_card_is_not_accepted(
     assert isinstance(desk.come("practice")[0], control.Welcome)
 
 
+def test_who_was_left_out_stays_out_with_a_new_card_until_the_next_start(desk: Desk) -> None:
+    """The session's cards have none of it."""
+    desk.change(revoked)
+    desk.coordinator._agree_on_cards()
+    desk.change(lambda known: known.add(MemoryVault.generate("clinic").card))
+    assert desk.refused() == RevokedError.code
+    desk.coordinator._agree_on_cards()
+    assert desk.coordinator.contract.roles.clients == ("practice",)
+
+
+def test_a_client_that_nobody_knows_is_not_left_out_but_named(
+    desk: Desk, evaluator: Evaluator
+) -> None:
+    """It may be a misspelt name, or one that somebody has made up."""
+    desk.change(lambda known: known.remove("clinic"))
+    with pytest.raises(RosterError, match="no card of 'clinic'"):
+        desk.coordinator._agree_on_cards()
+    evaluator.members.roster = evaluator.members.roster.remove("clinic")
+    with pytest.raises(RosterError, match="no card of 'clinic'"):
+        checking(evaluator)._check(proposal())
+
+
 def test_who_was_left_out_and_comes_often_fills_no_memory(desk: Desk) -> None:
     """An error that is raised keeps all that was there, each time."""
     desk.change(revoked)
@@ -392,3 +414,7 @@ def test_a_later_proposal_may_have_fewer_clients_and_nothing_else(evaluator: Eva
     assert not node._has_other_cards(proposal(), later)
     other = Roles((), ("bob", "ann"), "registry", (), clients=ROLES.clients)
     assert not node._has_other_cards(proposal(other), first)
+    # An owner of rounds is no guest.
+    owners = Roles((), ("ann", "bob"), "registry", ROLES.clients, clients=ROLES.clients)
+    agreed = Contract.from_bytes(proposal(owners).contract)
+    assert not node._has_other_cards(proposal(owners.without({"clinic"})), agreed)
