@@ -179,6 +179,13 @@ def test_an_entry_is_not_mistaken_for_one_before_it(key: str) -> None:
     assert found == [f"list[0].{key}", "list[1].name", "list[3].name"]
 
 
+def test_entries_of_a_table_are_all_looked_at() -> None:
+    """The library does not say which of them it means; to find it the others are set aside."""
+    table = msgspec.defstruct("Table", [("x", dict[str, dict[str, int]])])
+    tree = {"x": {"a": {"one": 1, "two": "b"}, "b": {"one": 1}, "c": {"one": "d", "two": "e"}}}
+    assert [key for key, _ in shape_faults(tree, table)] == ["x.a.two", "x.c.one", "x.c.two"]
+
+
 def test_entries_of_entries_have_their_own_places() -> None:
     wrong: list[Any] = ["x", 1, "y"]
     tree = {
