@@ -50,10 +50,12 @@ def roster_in(folder: Path) -> Path:
 
 
 class Desk:
-    """A coordinator whose service runs, and what it sends to whom."""
+    """A coordinator whose service runs, and what it sends to whom. change: of its roster, before it
+    starts."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, change: Any = lambda known: known) -> None:
         self.path = roster_in(folder)
+        Roster.update(self.path, change)
         self.sent: list[tuple[bytes, Any]] = []
         self.events: list[tuple[str, Any]] = []
         vault = vaults()["desk"]
@@ -299,6 +301,13 @@ def test_a_session_begins_without_a_client_whose_card_is_not_accepted(
     assert desk.refused() == why
     desk.sent.clear()
     assert isinstance(desk.come("practice")[0], control.Welcome)
+
+
+def test_a_coordinator_starts_without_a_client_whose_card_was_revoked(tmp_path: Path) -> None:
+    desk = Desk(tmp_path, revoked)
+    assert desk.coordinator.contract.roles.clients == ("practice",)
+    assert desk.refused() == RevokedError.code
+    desk.close()
 
 
 def test_who_was_left_out_stays_out_with_a_new_card_until_the_next_start(desk: Desk) -> None:
