@@ -210,5 +210,5 @@ def test_a_run_goes_on_after_the_last_opened_round_and_pays_once(study: Rounds) 
     mine, theirs = load_file(ended["office"].record["model"]), load_file(other)
     assert all(np.array_equal(mine[key], theirs[key]) for key in mine | theirs)
     for name in ("ann", "bob", "office"):
-        assert study.spent(name) == "its runs have cost ε = 8, δ = 0.00001"
+        assert study.spent(name) == "runs over this table have cost ε = 8, δ = 0.00001"
     assert study.used_twice() == 0

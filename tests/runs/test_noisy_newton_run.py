@@ -138,6 +138,6 @@ def test_a_noisy_regression_goes_on(study: NewtonStudy, first: str, second: str)
     print(found, study.without_noise())
     assert np.abs(found - study.without_noise()).max() < 0.05
     for owner in ROWS:
-        assert study.spent(owner) == "its runs have cost ε = 20, δ = 0.00001"
+        assert study.spent(owner) == "runs over this table have cost ε = 20, δ = 0.00001"
     manifest = json.loads((study.folder / "opened" / "manifest.json").read_text())
     assert manifest["privacy"]["epsilon"] == "20" and manifest["regression"]["converged"]
