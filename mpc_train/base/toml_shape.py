@@ -16,7 +16,7 @@ MAX_MESSAGE = 2_000
 """The library repeats its whole input."""
 
 _PART = re.compile(r"\.([^.\[\]]+)|\[(\d+)\]|\[\.\.\.\]")
-_NAMED = re.compile(r"(unknown|missing required) field `([^`]+)`")
+_NAMED = re.compile(r"(unknown|missing required) field `([^`]*)`")
 
 Place = tuple[str | int, ...]
 
@@ -25,8 +25,8 @@ def shape_faults(tree: dict[str, Any], kind: type) -> list[tuple[str, str]]:
     """Keys (like `data.features[3].scale`) with messages that say what is wrong there, for a tree
     that is not a valid `kind`. The tree must not be used afterwards."""
     found: list[tuple[str, str]] = []
-    gone: set[Place] = set()
-    removed: dict[Place, list[int]] = {}
+    gone: set[str] = set()
+    removed: dict[str, list[int]] = {}
     while len(found) < MAX_SHAPE_FAULTS:
         try:
             msgspec.convert(tree, kind)
@@ -43,17 +43,17 @@ def shape_faults(tree: dict[str, Any], kind: type) -> list[tuple[str, str]]:
                 target = (*place, named[2])
                 meant = _near(named[2], _keys(kind, place))
                 advised = f"unknown key; remove it or correct its spelling{_asked(meant)}"
-                gone.add((*place, meant))
+                gone.add(_spelt((*place, meant), removed))
             found.append((_spelt(target, removed), advised))
         else:
             # Nothing else is wrong in this table: its missing keys come last.
             for key, what in _missing(tree, kind, place, named[2]):
-                if (*place, key) not in gone:
-                    found.append((_spelt((*place, key), removed), what))
+                if (spelt := _spelt((*place, key), removed)) not in gone:
+                    found.append((spelt, what))
             target = place
+        gone.add(_spelt(target, removed))
         if not target or not _take_out(tree, target, removed):
             break
-        gone.add(target)
     return found
 
 
@@ -234,20 +234,21 @@ def _entry(table: dict[str, Any], tree: dict[str, Any], kind: type, said: str) -
     return None
 
 
-def _spelt(place: Place, removed: dict[Place, list[int]]) -> str:
-    """The path as it is in the file, from which nothing was removed."""
+def _spelt(place: Place, removed: dict[str, list[int]]) -> str:
+    """The path as it is in the file, from which nothing was removed. removed: by the path of a list
+    in the file, the indices there of what is gone."""
     key = ""
-    for depth, part in enumerate(place):
+    for part in place:
         if isinstance(part, str):
-            key += f".{part}"
+            key = f"{key}.{part}".removeprefix(".")
             continue
-        for index in sorted(removed.get(place[:depth], ())):
+        for index in sorted(removed.get(key, ())):
             part += index <= part
         key += f"[{part}]"
-    return key.removeprefix(".")
+    return key
 
 
-def _take_out(tree: Any, place: Place, removed: dict[Place, list[int]]) -> bool:
+def _take_out(tree: Any, place: Place, removed: dict[str, list[int]]) -> bool:
     """Remove the value at a place; return whether there was one."""
     for part in place[:-1]:
         try:
@@ -260,7 +261,7 @@ def _take_out(tree: Any, place: Place, removed: dict[Place, list[int]]) -> bool:
     except (LookupError, TypeError):
         return False
     if isinstance(last, int):
-        there = removed.setdefault(place[:-1], [])
+        there = removed.setdefault(_spelt(place[:-1], removed), [])
         for index in sorted(there):
             last += index <= last
         there.append(last)

@@ -99,7 +99,9 @@ def owner_command(
                     say(in_words(one))
 
             with sigterm_interrupts():
-                path, sent = _rounds(settings, roster, vault, safe, job, audit, on_round, run_dir)
+                path, weights, sent = _rounds(
+                    settings, roster, vault, safe, job, audit, on_round, run_dir
+                )
         if output is Format.json:
             emit(
                 {
@@ -109,11 +111,13 @@ def owner_command(
                     "took_part": sum(one.counted is not None for one in told),
                     "sent_bytes": sent,
                     "model": str(path),
+                    "weights": weights,
                     "peak_rss_mb": peak_rss_mb(),
                 }
             )
         else:
             say(f"All rounds are over. The global model is {path}")
+            say(f"The digest of its weights, the same at every owner: {weights}")
 
 
 def in_words(told: "Told") -> str:
@@ -157,7 +161,7 @@ def _rounds(
     audit: "AuditLog",
     on_round: Any,
     run_dir: Path,
-) -> tuple[Path, int]:
+) -> tuple[Path, str, int]:
     from mpc_train.admission.rules import check_table_rows
     from mpc_train.commands.nodes import node_settings
     from mpc_train.estimates.rounds import rounds_costs
@@ -195,7 +199,7 @@ def _rounds(
     # Loads PyTorch, which takes seconds: a bad cell is reported before that.
     from mpc_train.federated.local import Owner
     from mpc_train.federated.rounds.client import Waiting, rounds_client
-    from mpc_train.federated.rounds.result import write_model
+    from mpc_train.federated.rounds.result import digest_of, write_model
 
     owner = Owner(job, place.name, table, place.device)
 
@@ -225,4 +229,4 @@ def _rounds(
         sent = client.sent_bytes
     path = write_model(run_dir, owner, model, job)
     begun.clear()
-    return path, sent
+    return path, digest_of(model), sent

@@ -83,14 +83,18 @@ class History(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return cls(os.urandom(32).hex())
 
     def of_source(self, source: Source) -> list[Revealed]:
-        """The runs over the table at this location."""
-        mark = source_mark(bytes.fromhex(self.key), source)
-        return [run for run in self.runs if run.source == mark]
+        """The runs over the table at this location, as `like`, as far as its cells need not be
+        read: those of a table of which it is an unused copy are not found."""
+        return self._linked({source_mark(bytes.fromhex(self.key), source)}, set())
 
     def like(self, run: Revealed) -> list[Revealed]:
         """The runs over the same table: those with a mark in common, and those that have one in
         common with these. A copy of a table that has grown since a run is the table of that run."""
-        sources, tables, found = {run.source}, {run.table}, 0
+        return self._linked({run.source}, {run.table})
+
+    def _linked(self, sources: set[str], tables: set[str]) -> list[Revealed]:
+        """The runs that these marks lead to, directly or over others."""
+        found = 0
         while True:
             same = [old for old in self.runs if old.source in sources or old.table in tables]
             if len(same) == found:

@@ -236,7 +236,7 @@ class ServeProgram:
         if agreed is None:
             raise RuntimeError("run before prepare")
         models = tuple(model.digest for model in agreed.models)
-        clients = agreed.body.clients
+        clients = session.roles.clients  # without those whose cards are not accepted
         session.record(Kind.SERVICE_STARTED, models=models, clients=clients)
         served = {"questions": 0, "rows": 0, "refused": 0} if session.is_evaluator else {"units": 0}
         try:

@@ -364,8 +364,8 @@ class Client:
         # Of this client the contract may name a card that its present one has succeeded.
         mine = {card.digest for card in self._members.roster.line(self._me)}
         others = (card for card in roster if card.name != self._me)
-        if serving.cards[self._me] not in mine or any(
-            card.digest != serving.cards[card.name] for card in others
+        if serving.cards.get(self._me) not in mine or any(
+            card.digest != serving.cards.get(card.name) for card in others
         ):
             raise ContractError(differing_cards(roster, desk, serving.cards))
         roster.check_lifetimes(lifetime.now())

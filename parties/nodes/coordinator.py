@@ -730,9 +730,11 @@ class Coordinator:
         if not self._follows(arrival, message):
             return False
         name = arrival.name
+        if (why := self._left_out.get(name)) is not None:
+            # Not raised again: an error remembers each time, with all that was there.
+            self._disbelieve(arrival, why)
+            return False
         try:
-            if name in self._left_out:
-                raise self._left_out[name]
             card = self._members.roster.card(name)
             self._members.check_client(card)
         except (CardError, RosterError) as error:

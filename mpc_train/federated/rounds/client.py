@@ -98,8 +98,9 @@ class RoundsClient:
                 line = self._client.line(self._waiting.patience_s)
                 state = self._state(line)
                 lost_since = time.monotonic()
-                if self.model.round and state.run != self._run:
-                    log.info("the evaluators have begun anew")
+                # What they go back behind they open a second time, with other updates.
+                if self.model.round and (state.run != self._run or state.opened < self.model.round):
+                    log.info("the evaluators have begun anew, or gone back")
                     self.model, self._update = Global(self._owner.initial()), None
                 self._run = state.run
                 while self.model.round < state.opened:

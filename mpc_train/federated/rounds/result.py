@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,14 +18,22 @@ if TYPE_CHECKING:
 MODEL_FILE = "model.safetensors"
 
 
+def digest_of(model: Global) -> str:
+    """Of the global weights, hexadecimal: every owner moves the model for itself, and no node sees
+    all of them, so that owners can compare whether they hold the same one."""
+    return hashlib.sha256(model.weights.astype("<f8").tobytes()).hexdigest()
+
+
 def write_model(folder: Path, owner: Owner, model: Global, job: Job) -> Path:
     """Write the state_dict of the owner's module with the global weights; its path. The file's
-    metadata name the job, the rounds, and what the job promises of privacy (JSON)."""
+    metadata name the job, the rounds, the digest of these weights, and what the job promises of
+    privacy (JSON)."""
     from safetensors.torch import save
 
     private_directory(folder)
     tensors = {name: one.contiguous() for name, one in owner.tensors(model.weights).items()}
     said = {"job": job.name, "digest": job.digest().hex(), "rounds": str(model.round)}
+    said["weights"] = digest_of(model)
     promised = as_json(job)
     if promised is not None:
         said["privacy"] = json.dumps(promised, ensure_ascii=False)

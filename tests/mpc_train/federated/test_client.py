@@ -10,11 +10,13 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
+import numpy as np
 import pytest
 
 from mpc_train.commands import owner
 from mpc_train.errors import RefusedError
 from mpc_train.federated.rounds import client as module
+from mpc_train.federated.rounds.messages import State
 from mpc_train.node.consent import roles_of
 from tests.support.federated import federated_job
 
@@ -51,6 +53,42 @@ def test_another_job_than_the_one_that_was_checked_is_refused(
     ):
         with pytest.raises(RefusedError, match="another job than rounds"):
             check(contract, body)
+
+
+@pytest.mark.parametrize(
+    "later", [[(1, b"first"), (2, b"first"), (3, b"first")], [(2, b"second"), (3, b"second")]]
+)
+def test_an_owner_begins_anew_if_the_evaluators_do_or_go_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, later: list[tuple[int, bytes]]
+) -> None:
+    """Evaluators whose disks were set back open a round a second time, with other updates: an owner
+    that kept its model, or what it has trained from it, would end with one that nobody else has."""
+    monkeypatch.setattr(module.time, "sleep", lambda s: None)
+    states = [(2, b"first"), *later]
+    caught_up, held = list[int](), list[Any]()
+    owner = SimpleNamespace(limits=SimpleNamespace(size=3), initial=lambda: np.zeros(3))
+    given = cast(Any, None)
+    client: Any = SimpleNamespace(line=lambda timeout_s: SimpleNamespace(sid=b"session"))
+    rounds = module.RoundsClient(
+        client, federated_job(tmp_path), "cas", cast(Any, owner), module.Waiting(1.0), given, given
+    )
+
+    def catch_up(line: Any, number: int) -> None:
+        caught_up.append(number)
+        held.append(rounds._update)
+        rounds.model.round = number
+        if len(held) == 1:
+            rounds._update = 3, given
+
+    def state(line: Any) -> State:
+        opened, run = states.pop(0)
+        return State(opened, 0, run)
+
+    monkeypatch.setattr(rounds, "_catch_up", catch_up)
+    monkeypatch.setattr(rounds, "_state", state)
+    assert rounds.run().round == 3
+    assert caught_up == [1, 2, 1, 2, 3] and not states
+    assert held == [None, (3, None), None, None, None]
 
 
 def _imported(source: str) -> list[str]:

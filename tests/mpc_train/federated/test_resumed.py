@@ -106,6 +106,20 @@ def test_a_round_that_one_evaluator_stored_does_not_stay_beside_that_of_another_
     assert len(shelf.tokens()) == 2
 
 
+@pytest.mark.parametrize("goes_on", [True, False])
+def test_what_was_opened_is_known_before_any_owner_asks(goes_on: bool) -> None:
+    shelf, record = Memory(), Record(1, ("ann",), (), 3)
+    Kept(shelf, SID).store(record, b"")
+    (token,) = shelf.tokens()
+    rounds = cast(Any, object.__new__(Rounds))
+    rounds.begun, rounds._kept = 0, Kept(shelf, bytes([1]) * 32)
+    resume = token if goes_on else b""
+    rounds._session = SimpleNamespace(resume=resume, is_evaluator=True)
+    rounds._recall()
+    assert rounds.begun == rounds._kept.opened == len(shelf.tokens()) == int(goes_on)
+    assert rounds._kept.run == (SID if goes_on else b"")
+
+
 def test_no_two_updates_have_one_mask_and_no_two_rounds_one_key() -> None:
     labels = {
         mask_label(Arrived(owner, bytes([update]) * 16))

@@ -7,6 +7,7 @@ from typing import Any, cast
 
 import numpy as np
 import pytest
+from safetensors import safe_open
 from safetensors.numpy import load_file
 
 from mpc_train.errors import ArtifactError, OwnersError
@@ -15,6 +16,8 @@ from mpc_train.federated.rounds import messages
 from mpc_train.federated.rounds.desk import Desk
 from mpc_train.federated.rounds.kept import Kept, Memory
 from mpc_train.federated.rounds.messages import Arrived
+from mpc_train.federated.rounds.result import digest_of
+from mpc_train.federated.rules import Global
 from mpc_train.federated.sizes import limits_of
 from mpc_train.results.outcome import read_outcome
 from parties.agreement.visitors import Heard
@@ -56,6 +59,10 @@ def test_rounds_are_plain_federated_averaging(tmp_path: Path, dealer: str) -> No
     assert limits_of(job).fraction_bits == 20
     (first, *others) = house.models.values()
     assert all(np.array_equal(first.weights, other.weights) for other in others)
+    for name in set(job.owners) & set(job.nodes):
+        with safe_open(house.folder / name / "model.safetensors", "np") as file:
+            assert file.metadata()["weights"] == digest_of(first)
+    assert digest_of(Global(first.weights + 2.0**-40)) != digest_of(first)
     for name in job.owners:
         assert [told.counted for told in house.told[name]] == [True] * 3
         assert all(0 <= told.measured["accuracy"] <= 1 for told in house.told[name])

@@ -161,6 +161,52 @@ def test_what_to_write_for_a_key_that_is_missing(kind: Any, expected: str) -> No
     assert shape_faults({}, table) == [("x", f"missing; write {expected}")]
 
 
+class Entry(msgspec.Struct, forbid_unknown_fields=True):
+    name: str
+    scale: int = 0
+    levels: tuple[int, ...] = ()
+
+
+class Entries(msgspec.Struct, forbid_unknown_fields=True):
+    list: tuple[Entry, ...]
+
+
+@pytest.mark.parametrize("key", ["nam", "name"])
+def test_an_entry_is_not_mistaken_for_one_before_it(key: str) -> None:
+    """What is wrong with an entry is taken out, so that the others have other places then."""
+    tree = {"list": [{key: 3}, {"scale": 2}, {"name": "c"}, {}]}
+    found = [key for key, _ in shape_faults(tree, Entries)]
+    assert found == [f"list[0].{key}", "list[1].name", "list[3].name"]
+
+
+def test_entries_of_a_table_are_all_looked_at() -> None:
+    """The library does not say which of them it means; to find it the others are set aside."""
+    table = msgspec.defstruct("Table", [("x", dict[str, dict[str, int]])])
+    tree = {"x": {"a": {"one": 1, "two": "b"}, "b": {"one": 1}, "c": {"one": "d", "two": "e"}}}
+    assert [key for key, _ in shape_faults(tree, table)] == ["x.a.two", "x.c.one", "x.c.two"]
+
+
+def test_entries_of_entries_have_their_own_places() -> None:
+    wrong: list[Any] = ["x", 1, "y"]
+    tree = {
+        "list": [
+            {"name": "a", "levels": list(wrong), "": 1},
+            {"levels": list(wrong)},
+            {"name": "c", "levels": list(wrong)},
+        ]
+    }
+    assert sorted(key for key, _ in shape_faults(tree, Entries)) == [
+        "list[0].",
+        "list[0].levels[0]",
+        "list[0].levels[2]",
+        "list[1].levels[0]",
+        "list[1].levels[2]",
+        "list[1].name",
+        "list[2].levels[0]",
+        "list[2].levels[2]",
+    ]
+
+
 def test_the_list_is_short(tmp_path: Path) -> None:
     many = ", ".join(f'{{ name = "c{number}", scale = 0 }}' for number in range(30))
     with pytest.raises(JobError) as caught:

@@ -700,7 +700,9 @@ def test_the_words_say_who_is_protected_against_whom() -> None:
     assert "differentially private with ε = 3 and δ = 0.00001 for one row" in said
     assert "at most 20.1 times" in said and "plus 0.00001" in said
     assert "recipients together with 2 of the 3 evaluators, and" in said
-    assert "does not hold against registry together with an evaluator" in said
+    assert "does not hold against registry together with an evaluator, or all evaluators" in said
+    assert "Whoever has several rows is protected less" in said
+    assert "what other runs over the same tables cost is added" in said
     assert "numbers of rows" in said and "not protected" in said
     assert "No unit has both rows that train and rows that are held out" in said
 

@@ -459,6 +459,9 @@ def test_a_copy_that_has_grown_has_the_same_budget(tmp_path: Path) -> None:
     ann.csv = copy
     ann.run(FIRST)
     copy.write_text("\n".join(csv_lines(40, seed=5)))
+    rules = Rules((), (), (), privacy=budget(8))
+    lines = Remembered(ann.safe, "ann", rules).notes(ann.source)
+    assert lines[-1].startswith("runs over this table have cost ε = 6, δ = 0.00002 of 8")
     with pytest.raises(RefusedError, match=r"6 of 8 is spent"):
         ann.run(FIRST)
 

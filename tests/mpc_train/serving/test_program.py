@@ -626,6 +626,7 @@ def test_every_node_notes_what_it_served_and_how_that_ended(tmp_path: Path) -> N
         (started, said), (ended, served) = entries
         assert (started, ended) == (Kind.SERVICE_STARTED, Kind.SERVICE_ENDED)
         assert said["models"] == served["models"] == (model.digest,)
+        assert said["clients"] == house.agreed.roles.clients
         assert served["by"] == name
         assert served["code"] in ("peer-lost", "internal")  # who waited when nobody went on
         if name == "registry":

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import msgspec
 import pytest
@@ -34,6 +35,21 @@ def test_a_service_is_for_whom_a_models_owners_allow(described: Description) -> 
     body = Body("house", (described.to_bytes().decode(),), ())
     with pytest.raises(JobError, match="it needs clients"):
         Agreed.from_bytes(msgspec.json.encode(body))
+
+
+def test_the_log_names_no_client_that_was_left_out(
+    described: Description, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agreed, noted = Agreed.of("house", [described]), dict[str, Any]()
+    roles = agreed.roles.without({"clinic"})
+    program = ServeProgram("registry", None)
+    program.prepare(agreed.to_bytes(), roles)
+    monkeypatch.setattr(program, "_serve", lambda *_: None)
+    session = SimpleNamespace(
+        roles=roles, record=lambda kind, **fields: noted.update(fields), is_evaluator=False
+    )
+    program.run(cast(Any, session))
+    assert noted == {"models": (described.digest,), "clients": ("practice",)}
 
 
 def test_all_faults_are_named_at_once(tmp_path: Path, described: Description) -> None:

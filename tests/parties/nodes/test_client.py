@@ -161,6 +161,19 @@ def test_a_client_with_new_keys_asks_a_service_that_runs(tmp_path: Path) -> None
         other.begin()
 
 
+@pytest.mark.parametrize("name", ["clinic", "ann", "registry"])
+def test_a_coordinator_that_withholds_a_card_is_named(tmp_path: Path, name: str) -> None:
+    """The contract may be over whatever it likes: it is signed only afterwards."""
+    found = Company(tmp_path)
+    cards = {each: vault.card.digest for each, vault in vaults().items() if each != name}
+    whole = roster_digest(cards.get(each, b"") for each in ROLES.names)
+    other = replace(contract(), roster_digest=whole)
+    with pytest.raises(ContractError, match="has other cards than this node"):
+        found.client._take(found.serving(contract=other.to_bytes(), cards=cards))
+    assert not found.client._outbox
+    found.client._transport.close()
+
+
 def test_a_client_that_is_told_to_wait_waits(company: Company) -> None:
     company.client._begin(company.serving())
     company.client._outbox.clear()

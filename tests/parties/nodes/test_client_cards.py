@@ -50,10 +50,12 @@ def roster_in(folder: Path) -> Path:
 
 
 class Desk:
-    """A coordinator whose service runs, and what it sends to whom."""
+    """A coordinator whose service runs, and what it sends to whom. change: of its roster, before it
+    starts."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, change: Any = lambda known: known) -> None:
         self.path = roster_in(folder)
+        Roster.update(self.path, change)
         self.sent: list[tuple[bytes, Any]] = []
         self.events: list[tuple[str, Any]] = []
         vault = vaults()["desk"]
@@ -301,6 +303,48 @@ def test_a_session_begins_without_a_client_whose_card_is_not_accepted(
     assert isinstance(desk.come("practice")[0], control.Welcome)
 
 
+def test_a_coordinator_starts_without_a_client_whose_card_was_revoked(tmp_path: Path) -> None:
+    desk = Desk(tmp_path, revoked)
+    assert desk.coordinator.contract.roles.clients == ("practice",)
+    assert desk.refused() == RevokedError.code
+    desk.close()
+
+
+def test_who_was_left_out_stays_out_with_a_new_card_until_the_next_start(desk: Desk) -> None:
+    """The session's cards have none of it."""
+    desk.change(revoked)
+    desk.coordinator._agree_on_cards()
+    desk.change(lambda known: known.add(MemoryVault.generate("clinic").card))
+    assert desk.refused() == RevokedError.code
+    desk.coordinator._agree_on_cards()
+    assert desk.coordinator.contract.roles.clients == ("practice",)
+
+
+def test_a_client_that_nobody_knows_is_not_left_out_but_named(
+    desk: Desk, evaluator: Evaluator
+) -> None:
+    """It may be a misspelt name, or one that somebody has made up."""
+    desk.change(lambda known: known.remove("clinic"))
+    with pytest.raises(RosterError, match="no card of 'clinic'"):
+        desk.coordinator._agree_on_cards()
+    evaluator.members.roster = evaluator.members.roster.remove("clinic")
+    with pytest.raises(RosterError, match="no card of 'clinic'"):
+        checking(evaluator)._check(proposal())
+
+
+def test_who_was_left_out_and_comes_often_fills_no_memory(desk: Desk) -> None:
+    """An error that is raised keeps all that was there, each time."""
+    desk.change(revoked)
+    desk.coordinator._agree_on_cards()
+    for _ in range(3):
+        desk.come()
+    step, depth = desk.coordinator._left_out["clinic"].__traceback__, 0
+    while step is not None:
+        step, depth = step.tb_next, depth + 1
+        assert depth < 5
+    assert {type(said) for _, said in desk.sent} == {control.Aborted}
+
+
 def test_a_node_whose_card_is_not_accepted_is_left_out_of_nothing(desk: Desk) -> None:
     desk.coordinator._members.roster = desk.coordinator._members.roster.revoke(
         vaults()["bob"].card, lifetime.now()
@@ -379,3 +423,7 @@ def test_a_later_proposal_may_have_fewer_clients_and_nothing_else(evaluator: Eva
     assert not node._has_other_cards(proposal(), later)
     other = Roles((), ("bob", "ann"), "registry", (), clients=ROLES.clients)
     assert not node._has_other_cards(proposal(other), first)
+    # An owner of rounds is no guest.
+    owners = Roles((), ("ann", "bob"), "registry", ROLES.clients, clients=ROLES.clients)
+    agreed = Contract.from_bytes(proposal(owners).contract)
+    assert not node._has_other_cards(proposal(owners.without({"clinic"})), agreed)
