@@ -71,7 +71,7 @@ def job_check(
         from parties.keys.roster import Roster
 
         checked = load_job(path)
-        node = None if config is None else _allowing(config, checked)
+        node = None if config is None else node_that_allows(config, checked)
         place = roster or (home_of(home) / "roster" if node is None else node.place.roster)
         known = Roster.load(place, missing_ok=roster is None)
         keys = {card.name: card.recipient_key for card in known}
@@ -133,7 +133,7 @@ def _of_a_round(rounds: "Mapping[str, RoundsCost]") -> list[str]:
     return [f"  a round    sent: {sent}", f"             kept of all rounds: {', '.join(kept)}"]
 
 
-def _allowing(config: Path, job: "Job") -> "NodeConfig":
+def node_that_allows(config: Path, job: "Job") -> "NodeConfig":
     """Return the node's file if its rules allow the job; raise RefusedError with everything that
     they forbid. Earlier runs and consent are checked only at the run."""
     from mpc_train.admission.recipient_keys import check_recipient_keys
@@ -144,10 +144,12 @@ def _allowing(config: Path, job: "Job") -> "NodeConfig":
     from parties.keys.roster import Roster
 
     node = load_node_config(config)
-    if node.place.name not in job.nodes:
+    if node.place.name not in (*job.nodes, *job.visitors):
+        away = f", and {', '.join(job.visitors)} train without one" if job.visitors else ""
         raise ConfigError(
             f"{config}: {node.place.name} is not a node of the job {job.name}; its nodes are "
             + ", ".join(job.nodes)
+            + away
         )
     roster = Roster.load(node.place.roster, missing_ok=True)
     node = accepted(node, roster, today())
@@ -216,7 +218,7 @@ def job_approve(
         from parties.files import private_directory, write_atomic
 
         checked = load_job(path)
-        node = None if config is None else _allowing(config, checked)
+        node = None if config is None else node_that_allows(config, checked)
         folder = home_of(home) if home is not None or node is None else node.place.home
         me = find_name(folder, name)
         if node is not None:

@@ -236,6 +236,7 @@ def _node(
 ) -> None:
     with reporting(output):
         from mpc_train.admission.rules import today
+        from mpc_train.federated.rounds.result import MODEL_FILE
         from mpc_train.live.server import on_page
         from mpc_train.node.collect import bundle, keep_record
         from mpc_train.node.consent import terminal
@@ -338,6 +339,8 @@ def _node(
                 "(mpc-train model list)"
             )
         job = program.job
+        if job is not None and job.federates and place.name in job.owners:
+            say(f"The global model is {run_dir / MODEL_FILE}")
         if job is not None and job.refreshes and place.name in job.evaluators:
             say(
                 "Shares refreshed: this node has a new share of the model, the old one is destroyed"

@@ -1,7 +1,7 @@
 """Sums and means of tensors over shares, as a call: for scripts, and for research in one process.
 
     from mpc_train.federated.mean import mean          # in a script, at every party
-    found = mean(update, rows=120, clip=1.0)           # each party's own update; found.value
+    found = mean(update, rows=[120, 80], clip=1.0)     # each party's own update; found.value
 
     with Simulation(evaluators=2) as evaluators:       # all parties in this process
         found = evaluators.mean([one, other], rows=[120, 80], clip=1.0)
@@ -13,13 +13,15 @@ parties learn the mean, and of each update whether it was left out; the dealer l
 
 from __future__ import annotations
 
+import operator
 import os
 import queue
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
+from math import isfinite
 from typing import Any
 
 import numpy as np
@@ -30,7 +32,7 @@ from mpc_train.federated.adding import add_up, entered
 from mpc_train.federated.limits import MOST_ROWS, Limits
 from protocols.arrays import Reals, Words
 from protocols.channel import Buffer
-from protocols.crypten_tensor.tensor import runtime
+from protocols.crypten_tensor.tensor import runtime_or_none
 from protocols.errors import PeerLostError, PeerTimeoutError
 from protocols.roles.dealer import Dealer
 from protocols.roles.evaluator import Evaluator
@@ -65,9 +67,15 @@ def mean(update: Any, *, rows: int | Sequence[int] = 1, clip: float) -> Mean:
 
     update: a tensor or array of one shape at all parties; the dealer passes anything of this shape.
     rows: the weight of each party, the same list at all of them; a number: that of each.
-    Raises DataError for an update that is not finite, before anything of it is sent.
+    Raises DataError for an update that is not finite, for weights that are not whole numbers and
+    for a clip out of range, before anything of it is sent; RuntimeError outside a script.
     """
-    state = runtime()
+    state = runtime_or_none()
+    if state is None:
+        raise RuntimeError(
+            "mean: this is for scripts that every party runs (launch.py --script); in one process "
+            "use mpc_train.federated.mean.Simulation"
+        )
     if state.opened is None:
         raise RuntimeError('mean: this is for scripts; in a job write mode = "federated"')
     parties = state.role.evaluators
@@ -99,8 +107,14 @@ class Simulation:
     def mean(self, updates: Sequence[Any], *, rows: int | Sequence[int] = 1, clip: float) -> Mean:
         """The mean of `updates`, as of the function `mean`."""
         values = [_real(update) for update in updates]
-        if not values or any(one.shape != values[0].shape for one in values):
-            raise DataError("a mean needs at least one update, all of one shape")
+        if not values:
+            raise DataError("a mean needs at least one update")
+        for number, one in enumerate(values):
+            if one.shape != values[0].shape:
+                raise DataError(
+                    f"update {number} has the shape {one.shape} and update 0 {values[0].shape}: "
+                    "a mean needs all of one shape"
+                )
         limits = _limits(clip, values[0].size)
         words = [limits.rounded(one, f"update {number}")[0] for number, one in enumerate(values)]
         parts = [_split(one, self.evaluators) for one in words]
@@ -135,15 +149,30 @@ class Simulation:
 
 
 def _counts(rows: int | Sequence[int], count: int) -> tuple[int, ...]:
-    counts = (rows,) * count if isinstance(rows, int) else tuple(rows)
-    if len(counts) != count or not all(1 <= one < MOST_ROWS for one in counts):
-        raise DataError(f"rows: one weight for each of the {count} updates, 1 to {MOST_ROWS - 1}")
+    given = tuple(rows) if isinstance(rows, Iterable) else (rows,) * count
+    if len(given) != count:
+        raise DataError(f"rows: {len(given)} weights for {count} updates; give one for each")
+    counts = []
+    for number, one in enumerate(given):
+        try:
+            # Words are whole numbers: a weight of 1.5 would count as 1 and be divided by as 1.5.
+            counts.append(operator.index(one))
+        except TypeError:
+            raise DataError(f"rows: weight {number} is {one!r}, not a whole number") from None
+        if not 1 <= counts[-1] < MOST_ROWS:
+            raise DataError(f"rows: weight {number} is {one}; 1 to {MOST_ROWS - 1} are possible")
     if sum(counts) >= MOST_ROWS:
         raise DataError(f"rows: together below {MOST_ROWS}")
-    return counts
+    return tuple(counts)
 
 
 def _limits(clip: float, size: int) -> Limits:
+    try:
+        usable = isfinite(clip)
+    except TypeError:
+        usable = False
+    if not usable:
+        raise DataError(f"clip: {clip!r} is not a finite number")
     limits = Limits(Fraction(clip), size)
     limits.check()
     return limits

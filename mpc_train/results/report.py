@@ -118,7 +118,8 @@ def _federated(job: Job) -> str:
     )
     rule = {"fedavg": "FedAvg", "fedprox": "FedProx", "fedadam": "FedAdam", "fedyogi": "FedYogi"}
     counts = {"rows": "as often as its owner has rows", "equal": "once"}
-    away = f"; {', '.join(job.visitors)} come and go" if job.visitors else ""
+    come = "comes and goes" if len(job.visitors) == 1 else "come and go"
+    away = f"; {', '.join(job.visitors)} {come}" if job.visitors else ""
     return "\n".join(
         (
             f"Job {job.name}, digest {job.digest().hex()}",

@@ -33,6 +33,7 @@ from parties.errors import PartiesError
 from protocols.arrays import Words
 from protocols.crypten_tensor import dispatch
 from protocols.crypten_tensor.tensor import MaskedTensor, attach, detach
+from protocols.crypten_tensor.tensor import crypten as stock
 from protocols.errors import DesyncError, ProtocolError, RangeError, RevealError
 from protocols.functions.splines import constants_digest
 from protocols.roles.role import Role
@@ -99,7 +100,7 @@ class ScriptProgram:
         try:
             with np.errstate(over="ignore"), _stepping(role):
                 try:
-                    _execute(self._path, self._text)
+                    execute(self._path, self._text)
                     role.close()
                 except ScriptError as error:
                     if role.is_dealer and self.opened and _OF_NAN.search(str(error)):
@@ -175,10 +176,14 @@ def read_script(path: Path) -> bytes:
     return text
 
 
-def _execute(path: Path, text: bytes) -> None:
+def execute(path: Path, text: bytes) -> None:
     code = compile(text, str(path), "exec", dont_inherit=True)
     sys.argv = [str(path)]
     sys.path.insert(0, str(path.parent))
+    # Its own communicator would tell every party that it is rank 0 of 1: all would share the values
+    # of the first, and the result would look right.
+    stock_init = vars(stock)["init"]
+    vars(stock)["init"] = _no_stock_init
     try:
         # The user's own script, on the user's own machine: see above.
         exec(code, {"__name__": "__main__", "__file__": str(path)})  # noqa: S102
@@ -193,6 +198,15 @@ def _execute(path: Path, text: bytes) -> None:
         raise
     except Exception as error:
         raise _placed(path, error) from error
+    finally:
+        vars(stock)["init"] = stock_init
+
+
+def _no_stock_init(*_: object, **__: object) -> None:
+    raise RuntimeError(
+        "this is the init of CrypTen itself, whose parties are not those of this run; write "
+        "'from mpc_train.scripts import crypten' instead of 'import crypten'"
+    )
 
 
 def _placed(path: Path, error: BaseException) -> ScriptError:

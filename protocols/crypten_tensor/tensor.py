@@ -107,6 +107,11 @@ def runtime() -> Runtime:
     return _runtime
 
 
+def runtime_or_none() -> Runtime | None:
+    """The same, or None where no role is attached."""
+    return _runtime
+
+
 def _agree(public_value: Any) -> None:
     """In a script, let the checksum of operations hold a public value: a number, words, an index.
 

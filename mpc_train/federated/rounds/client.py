@@ -241,7 +241,8 @@ def rounds_client(
         if said != body or contract.roles != roles:
             raise RefusedError(
                 f"the coordinator runs another job than {job.name}, digest {job.digest().hex()}, "
-                "which this node has checked; nothing was shared"
+                "which this node has checked; nothing was shared. Compare what mpc-train job check "
+                "prints at both: the digest covers the job file and the source of its module"
             )
 
     with Client(vault, roster, settings, check, note, on_event) as client:

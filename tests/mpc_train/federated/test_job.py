@@ -12,12 +12,14 @@ from mpc_train.admission.cautions import cautions
 from mpc_train.admission.load import job_from_bytes, load_job
 from mpc_train.admission.plain_module import own_module
 from mpc_train.admission.rules import Rules, check_rules, check_table_rows
-from mpc_train.errors import DataError, JobError, ModelError, RefusedError
+from mpc_train.commands.job import node_that_allows
+from mpc_train.errors import ConfigError, DataError, JobError, ModelError, RefusedError
 from mpc_train.federated.local import Owner
 from mpc_train.jobs.job import Job
 from mpc_train.jobs.outputs import words_of
 from mpc_train.results.report import beware, describe
 from tests.support.federated import PRIVACY, federated_job, job_text, tables_of
+from tests.support.node_files import party_toml
 
 
 def test_a_job_is_carried_and_described(tmp_path: Path) -> None:
@@ -28,6 +30,23 @@ def test_a_job_is_carried_and_described(tmp_path: Path) -> None:
     for said in ("3 rounds of FedAvg", "federated_net:network", "cas, dan come and go", "beware"):
         assert said in text
     assert words_of(job, "disclosures") == ["federated"] and words_of(job, "recipients") == []
+
+
+def test_an_owner_without_a_node_asks_its_rules_before_the_run(tmp_path: Path) -> None:
+    """`job check --config` said that it is not a node of the job."""
+    job, config = federated_job(tmp_path), tmp_path / "party.toml"
+
+    def asks(name: str, **lists: list[str]) -> str:
+        more = {"disclosures": ["federated"], "modules": [job.model.module], **lists}
+        rules = "\n".join(f"{key} = {words!r}" for key, words in more.items())
+        config.write_text(party_toml(name, recipients=[], metrics=[], rules=rules))
+        return node_that_allows(config, job).place.name
+
+    assert asks("dan") == "dan"
+    with pytest.raises(RefusedError, match="disclosures"):
+        asks("dan", disclosures=[])
+    with pytest.raises(ConfigError, match=r"zoe is not a node .*, and cas, dan train without one"):
+        asks("zoe")
 
 
 @pytest.mark.parametrize(

@@ -87,15 +87,25 @@ def test_an_update_that_is_not_finite_is_named(bad: float) -> None:
 def test_other_faults_are_named() -> None:
     given = updates(2, 4)
     for said, arguments in (
-        ("one weight", {"rows": [1], "clip": 1.0}),
-        ("one weight", {"rows": [0, 1], "clip": 1.0}),
+        ("1 weights for 2 updates", {"rows": [1], "clip": 1.0}),
+        ("weight 0 is 0; 1 to", {"rows": [0, 1], "clip": 1.0}),
+        # It counted once, and the sum was divided by 2.5.
+        ("weight 0 is 1.5, not a whole", {"rows": [1.5, 1], "clip": 1.0}),
+        ("weight 1 is nan, not a whole", {"rows": [1, float("nan")], "clip": 1.0}),
         ("together below", {"rows": [(1 << 31) - 1, 1], "clip": 1.0}),
         ("a clip of", {"clip": 0.0}),
+        ("clip: nan is not a finite", {"clip": float("nan")}),
+        ("clip: '1' is not a finite", {"clip": "1"}),
     ):
         with pytest.raises(DataError, match=said):
             Simulation().mean(given, **arguments)
-    with pytest.raises(DataError, match="all of one shape"):
+    with pytest.raises(DataError, match=r"update 1 has the shape \(2,\) and update 0 \(4,\)"):
         Simulation().mean([given[0], given[1][:2]], clip=1.0)
+
+
+def test_outside_a_script_the_call_says_what_to_use() -> None:
+    with pytest.raises(RuntimeError, match=r"in one process use .*Simulation"):
+        mean(updates(1, 2)[0], clip=1.0)
 
 
 @pytest.mark.parametrize("clip", ["1", "0.1", "3", "0.3333", "7.9", "1000", "0.000001"])

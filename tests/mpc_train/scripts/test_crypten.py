@@ -1,15 +1,20 @@
 """What a script gets for CrypTen: sharing by one party, and public values that must agree."""
 
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from mpc_train.errors import ScriptError
 from mpc_train.scripts import crypten
+from mpc_train.scripts.program import execute
 from protocols.crypten_tensor import dispatch
 from protocols.crypten_tensor.tensor import attach
+from protocols.crypten_tensor.tensor import crypten as stock
 from protocols.errors import DesyncError
 from protocols.roles.role import Role, Words
 from protocols.shares.masked import Masked
@@ -107,3 +112,18 @@ def test_refused(name: str) -> None:
     body, error, words = WRONG[name]
     with pytest.raises(error, match=words):
         executed(lambda rank: body())
+
+
+def test_crypten_s_own_init_is_refused_in_a_script(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every party would be rank 0 of 1, and share the first one's values."""
+    path = tmp_path / "script.py"
+    monkeypatch.setattr(sys, "argv", [])
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    before = stock.init
+    with pytest.raises(
+        ScriptError, match=r"script\.py:2: .*from mpc_train\.scripts import crypten"
+    ):
+        execute(path, b"import crypten\ncrypten.init()\n")
+    assert stock.init is before
