@@ -12,6 +12,7 @@ import pytest
 
 from mpc_train.admission.load import load_job
 from mpc_train.checkpoints.state import State
+from mpc_train.errors import ArtifactError
 from mpc_train.owners.row_norms import bounded_labels, clipped_rows
 from mpc_train.run.phases.shelf import VaultShelf
 from mpc_train.twin.private import Curator
@@ -19,6 +20,7 @@ from mpc_train.twin.regression import private_fit
 from tests.runs.test_kill_matrix import NODES, FiveNodes, kill
 from tests.runs.test_resume import await_steps, events
 from tests.support.csv_tables import load_tables
+from tests.support.recorded import STEP_S
 from tests.support.study import csv_text
 
 STEPS = 30
@@ -81,9 +83,19 @@ class NewtonStudy(FiveNodes):
             VaultShelf(self.vault(name).opened, job.name, job.digest().hex())
             for name in job.evaluators
         ]
-        newest = max(set.intersection(*(set(shelf.tokens()) for shelf in shelves)))
-        one, other = (State.from_bytes(shelf.read(newest)).parts for shelf in shelves)
-        return {name: one[name] + other[name] for name in one}
+        found: list[dict[str, np.ndarray]] = []
+
+        def held() -> bool:
+            common = set.intersection(*(set(shelf.tokens()) for shelf in shelves))
+            try:
+                one, other = (State.from_bytes(shelf.read(max(common))).parts for shelf in shelves)
+            except (ArtifactError, ValueError):  # those that run have newer ones meanwhile
+                return False
+            found.append({name: one[name] + other[name] for name in one})
+            return True
+
+        self.wait_for("a checkpoint of both evaluators", held)
+        return found[0]
 
     def without_noise(self) -> np.ndarray:
         """The coefficients that a trusted curator of all rows would find."""
@@ -97,7 +109,10 @@ class NewtonStudy(FiveNodes):
 
 
 @pytest.fixture
-def study(tmp_path: Path, homes: Path, request: pytest.FixtureRequest) -> Iterator[NewtonStudy]:
+def study(
+    tmp_path: Path, homes: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[NewtonStudy]:
+    monkeypatch.setenv(STEP_S, "0.3")  # otherwise it may be over before somebody is killed
     shutil.copytree(homes, tmp_path / "homes")
     made = NewtonStudy(tmp_path, request.param)
     try:

@@ -6,15 +6,20 @@ record keys, the roots of streams, the masks drawn from them, and the plaintext 
 control plane goes to FILE.told, each message after its length in four bytes. FILE.roots gets every
 root of a stream and every key that seals records, 32 bytes each: none may come twice. A pad that an
 owner takes off a sum of federated rounds is none of these: that hides nothing.
+
+With STEP_S in its environment an evaluator waits for so many seconds at each step.
 """
 
+import os
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from threading import get_ident
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
+STEP_S = "RECORDED_STEP_S"
 MAX_BYTES = 1 << 12
 """Of one frame or draw: enough to find it again, and not the whole training."""
 
@@ -83,6 +88,10 @@ def main() -> None:
             None if label in (b"confirm", b"resume from", b"model outline") else payload
         ),
     )
+    if STEP_S in os.environ:
+        from protocols.roles.evaluator import Evaluator
+
+        after(Evaluator, "begin_step", lambda *_: time.sleep(float(os.environ[STEP_S])))
     sys.argv = ["mpc-train", *sys.argv[2:]]
     from mpc_train.cli import main as command
 
