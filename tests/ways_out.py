@@ -128,6 +128,9 @@ WAYS: tuple[Way, ...] = (
             "mpc_train/tables/readers/columnar.py: file.tell": (
                 "another thing: where a file is read"
             ),
+            "mpc_train/commands/serving/query.py: file.tell": (
+                "another thing: where a file is written"
+            ),
         },
     ),
     Way(

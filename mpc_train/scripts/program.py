@@ -182,8 +182,7 @@ def execute(path: Path, text: bytes) -> None:
     sys.path.insert(0, str(path.parent))
     # Its own communicator would tell every party that it is rank 0 of 1: all would share the values
     # of the first, and the result would look right.
-    stock_init = vars(stock)["init"]
-    vars(stock)["init"] = _no_stock_init
+    stock_init, stock.init = stock.init, _no_stock_init
     try:
         # The user's own script, on the user's own machine: see above.
         exec(code, {"__name__": "__main__", "__file__": str(path)})  # noqa: S102
@@ -199,7 +198,7 @@ def execute(path: Path, text: bytes) -> None:
     except Exception as error:
         raise _placed(path, error) from error
     finally:
-        vars(stock)["init"] = stock_init
+        stock.init = stock_init
 
 
 def _no_stock_init(*_: object, **__: object) -> None:
