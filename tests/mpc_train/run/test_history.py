@@ -423,17 +423,21 @@ def test_a_promise_for_less_than_a_unit_counts_as_much(tmp_path: Path) -> None:
             ann.run(FIRST, change)
 
 
+def to_a_copy(node: Node, name: str = "copy.csv") -> None:
+    """The node's next run is over a copy of its table."""
+    copy = node.folder / name
+    copy.write_text(node.csv.read_text())
+    node.csv = copy
+
+
 def test_a_copy_of_the_table_has_the_same_budget(tmp_path: Path) -> None:
     ann = private_node(tmp_path, budget(5))
     ann.run(FIRST)
-    copy = ann.folder / "copy.csv"
-    copy.write_text(ann.csv.read_text())
-    ann.csv = copy
+    to_a_copy(ann)
     with pytest.raises(RefusedError, match=r"3 of 5 is spent"):
         ann.run(FIRST)
-    copy.write_text("\n".join(csv_lines(40, seed=5)))
-    ann.csv = ann.folder / "other.csv"
-    ann.csv.write_text(copy.read_text())
+    ann.csv.write_text("\n".join(csv_lines(40, seed=5)))
+    to_a_copy(ann, "other.csv")
     ann.run(FIRST)
 
 
@@ -443,9 +447,7 @@ def test_a_copy_of_a_table_that_has_grown_has_the_same_budget(tmp_path: Path) ->
     ann.run(FIRST)
     ann.csv.write_text("\n".join(csv_lines(40, seed=5)))
     ann.run(FIRST)
-    copy = ann.folder / "copy.csv"
-    copy.write_text(ann.csv.read_text())
-    ann.csv = copy
+    to_a_copy(ann)
     with pytest.raises(RefusedError, match=r"6 of 8 is spent"):
         ann.run(FIRST)
 
@@ -454,11 +456,9 @@ def test_a_copy_that_has_grown_has_the_same_budget(tmp_path: Path) -> None:
     """Also of runs over the table that it is a copy of."""
     ann = private_node(tmp_path, budget(8))
     ann.run(FIRST)
-    copy = ann.folder / "copy.csv"
-    copy.write_text(ann.csv.read_text())
-    ann.csv = copy
+    to_a_copy(ann)
     ann.run(FIRST)
-    copy.write_text("\n".join(csv_lines(40, seed=5)))
+    ann.csv.write_text("\n".join(csv_lines(40, seed=5)))
     rules = Rules((), (), (), privacy=budget(8))
     lines = Remembered(ann.safe, "ann", rules).notes(ann.source)
     assert lines[-1].startswith("runs over this table have cost ε = 6, δ = 0.00002 of 8")
